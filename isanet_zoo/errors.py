@@ -1,0 +1,64 @@
+"""Every exception that this library raises on purpose.
+
+::
+
+    ZooError
+    ├── UnknownModelError   (LookupError)   no such model, tag or class
+    ├── ManifestError       (ValueError)    the manifest is not what it should be
+    ├── InputError          (ValueError)    an image, mask or option that cannot be used
+    ├── CheckpointError     (RuntimeError)  a file whose tensors are not the network's
+    ├── IntegrityError      (ValueError)    bytes that differ from the manifest or the cache
+    ├── DownloadError       (OSError)       no source gave the file
+    │   └── OfflineError                    and the network was not asked
+    └── EnvironmentProblem  (ImportError)   installed packages that do not fit together
+
+Each is also the built-in that a caller would expect, so `except ValueError` works as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ZooError(Exception):
+    """The root of all errors that are raised on purpose."""
+
+
+class UnknownModelError(ZooError, LookupError):
+    """A model, tag or class that does not exist."""
+
+
+class ManifestError(ZooError, ValueError):
+    """`weights_manifest.json` is missing or wrong; the message says where in it."""
+
+
+class InputError(ZooError, ValueError):
+    """An image, mask or option that cannot be used: which one, why, and what to do instead."""
+
+
+class CheckpointError(ZooError, RuntimeError):
+    """A weight file that cannot be read safely, or whose tensors are not the network's."""
+
+
+class IntegrityError(ZooError, ValueError):
+    """Bytes that differ from the manifest, or from what the cache recorded."""
+
+
+class DownloadError(ZooError, OSError):
+    """No source gave the file.
+
+    Attributes:
+        tried: each source that was asked, with the error that it ended in.
+    """
+
+    def __init__(self, message: str, tried: Sequence[tuple[str, Exception]] = ()) -> None:
+        super().__init__(message)
+        self.tried = list(tried)
+
+
+class OfflineError(DownloadError):
+    """The file is not here, and the user asked for no network."""
+
+
+class EnvironmentProblem(ZooError, ImportError):  # noqa: N818 - it is not the library's error
+    """Installed packages that do not fit together; the message has the command that helps."""

@@ -1,0 +1,184 @@
+"""Pictures in: whatever a user has becomes (3, H, W) uint8 RGB, or one clear error."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from isanet_zoo.errors import InputError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that has been read.
+
+    Attributes:
+        pixels: (3, H, W) uint8, RGB, upright.
+        path: the file that it came from, if any.
+    """
+
+    pixels: Tensor
+    path: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[-2:]
+        return height, width
+
+
+ImageLike: TypeAlias = (
+    "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Picture"
+)
+
+
+def is_single(images: object) -> bool:
+    """Say whether `images` is one picture; a folder or another iterable is several."""
+    if isinstance(images, (str, os.PathLike)):
+        return not Path(images).is_dir()
+    return isinstance(images, (Image.Image, np.ndarray, Tensor, Picture))
+
+
+def find_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
+    """Return several pictures one by one; for a folder, those in it, by name.
+
+    Raises:
+        InputError: a folder without pictures, or something that is no collection of pictures.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return list_folder(Path(images))
+    if is_single(images):
+        return [images]  # type: ignore[list-item]
+    if not isinstance(images, Iterable):
+        raise InputError(f"expected pictures, got {type(images).__name__}; {_ACCEPTED}")
+    return images
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the pictures in a folder (not below it), by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures; looked for {', '.join(sorted(SUFFIXES))}")
+    return pictures
+
+
+def read_image(image: ImageLike) -> Picture:
+    """Read one picture.
+
+    Args:
+        image: a path, a PIL image, an (H, W), (H, W, 3) or (H, W, 4) uint8 array in RGB(A) order, a
+            (3, H, W) uint8 tensor, or a `Picture`. Alpha is dropped; EXIF orientation is applied.
+
+    Raises:
+        InputError: it cannot be read or is not 8-bit; the message names it and says what to do.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, Tensor):
+        return Picture(_from_tensor(image))
+    if isinstance(image, np.ndarray):
+        return Picture(_from_array(image))
+    if isinstance(image, Image.Image):
+        return Picture(_from_pil(image, f"a PIL image of mode {image.mode}"))
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image)
+        return Picture(_from_file(path), path)
+    raise InputError(f"expected a picture, got {type(image).__name__}; {_ACCEPTED}")
+
+
+_ACCEPTED = (
+    "give a path, a PIL image, a uint8 array (H, W[, 3|4]), a uint8 tensor (3, H, W), "
+    "a folder, or an iterable of these"
+)
+
+
+def _from_tensor(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.uint8:
+        raise InputError(
+            f"tensor is {tensor.dtype}, expected torch.uint8 in 0..255; "
+            "for floats in 0..1: (x * 255).round().to(torch.uint8)"
+        )
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or 0 in tensor.shape:
+        raise InputError(
+            f"tensor has shape {tuple(tensor.shape)}, expected (3, H, W); "
+            "give a batch as a list, grey as x.expand(3, -1, -1)"
+        )
+    return tensor
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype != np.uint8:
+        raise InputError(
+            f"array is {array.dtype}, expected uint8 in 0..255; "
+            "for floats in 0..1: (x * 255).round().astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or 0 in array.shape:
+        raise InputError(
+            f"array has shape {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4); "
+            "give a batch as a list, channels first as x.transpose(1, 2, 0)"
+        )
+    planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1))  # (3, H, W)
+    return torch.from_numpy(planes if planes.flags.writeable else planes.copy())
+
+
+def _from_file(path: Path) -> Tensor:
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give it on its own, not among pictures")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of a decompression bomb at one size and raises at twice that size.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return _from_pil(image, str(path))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{path} is too large ({error}); make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
+            "if you trust it"
+        ) from error
+    except UnidentifiedImageError as error:
+        what = (
+            "is an empty file" if path.stat().st_size == 0 else "is no picture, whatever its name"
+        )
+        raise InputError(f"{path} {what}; expected {', '.join(sorted(SUFFIXES))}") from error
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise InputError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+def _from_pil(image: Image.Image, what: str) -> Tensor:
+    if _is_deep(image):
+        raise InputError(
+            f"{what} has more than 8 bits per channel; convert it first, "
+            "for 16 bits: (x / 257).round().astype('uint8')"
+        )
+    image = ImageOps.exif_transpose(image)
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa"):
+        image = image.convert("RGBA")  # Pillow's own way from a palette with alpha to plain colours
+    return _from_array(np.asarray(image.convert("RGB")))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Say whether a picture has more than 8 bits per channel, even where Pillow would drop them."""
+    tiles: Iterator[Any] = iter(getattr(image, "tile", ()))
+    return image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in tiles)

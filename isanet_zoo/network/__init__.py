@@ -1,0 +1,1 @@
+"""What is computed, and nothing else: ISANet on timm encoders."""

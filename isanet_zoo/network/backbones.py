@@ -1,0 +1,80 @@
+"""Encoders. The one file that knows timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from isanet_zoo.errors import EnvironmentProblem, InputError
+from isanet_zoo.network.config import OUTPUT_STRIDE
+
+try:
+    import timm
+    from timm.models import adapt_input_conv
+except (ImportError, RuntimeError) as error:
+    raise EnvironmentProblem(
+        f"timm cannot be imported ({error}). This happens when torch and torchvision do not come "
+        "from one release; reinstall them together: "
+        "pip install --force-reinstall torch torchvision timm"
+    ) from error
+
+
+def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
+    """Return a timm encoder that gives its last two feature maps, both at stride 8.
+
+    Args:
+        name: any timm model that supports `features_only` and `output_stride=8`.
+        in_chans: channels of the input; timm adapts pretrained weights to it.
+        pretrained: load timm's ImageNet weights (asks the network on first use).
+
+    Raises:
+        InputError: timm does not have the model, or not at stride 8.
+    """
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:5]
+        advice = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        raise InputError(f"timm has no model {name!r}; {advice}")
+    try:
+        backbone: nn.Module = timm.create_model(
+            name,
+            pretrained=pretrained,
+            in_chans=in_chans,
+            features_only=True,
+            output_stride=OUTPUT_STRIDE,
+            out_indices=(-2, -1),
+        )
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        raise InputError(
+            f"timm's {name!r} cannot be an encoder at stride {OUTPUT_STRIDE} ({error}); "
+            "take one whose strides can be dilated, such as 'resnet50c'"
+        ) from error
+    if reductions := [stride for stride in strides(backbone) if stride != OUTPUT_STRIDE]:
+        raise InputError(
+            f"timm's {name!r} gives a map at stride {reductions[0]}, not {OUTPUT_STRIDE}; "
+            "take one whose strides can be dilated, such as 'resnet50c'"
+        )
+    return backbone
+
+
+def strides(backbone: nn.Module) -> list[int]:
+    """Return the stride of each feature map."""
+    info: Any = backbone.feature_info
+    return list(info.reduction())
+
+
+def widths(backbone: nn.Module) -> list[int]:
+    """Return the channels of each feature map."""
+    info: Any = backbone.feature_info
+    return list(info.channels())
+
+
+def first_convolution(backbone: nn.Module) -> str:
+    """Return the name of the parameter that sees the input."""
+    return next(name for name, weight in backbone.named_parameters() if weight.ndim == 4)
+
+
+def adapt_first_convolution(weight: Tensor, in_chans: int) -> Tensor:
+    """Return a (C, 3, kh, kw) weight as (C, in_chans, kh, kw), by timm's rule."""
+    adapted: Tensor = adapt_input_conv(in_chans, weight)
+    return adapted

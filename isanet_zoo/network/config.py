@@ -1,0 +1,66 @@
+"""The numbers that make one ISANet differ from another, and how its input is prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The segmentation head. The defaults are those of sssegmentation's six models.
+
+    The published families disagree about almost every number here, so the manifest says each of
+    them for each weight; the defaults serve networks that a user builds.
+
+    Attributes:
+        channels: C, width of the head's features.
+        key_channels: D, width of queries and keys.
+        partition: size of a short-range window in feature pixels, and so the stride of the
+            long-range groups (P_h, P_w in the paper).
+        fuse_kernel: kernel of the convolution that fuses attention and input features.
+        value_bias: whether the value projection has a bias.
+        aux_channels: width of the auxiliary head.
+        activation: non-linearity of both heads.
+        dropout: probability of dropping a channel before each classifier.
+        resize: where bilinear resizing of the logits puts its samples: ``"half_pixel"`` is torch's
+            ``align_corners=False``, ``"corners"`` its ``align_corners=True``.
+    """
+
+    channels: int = 512
+    key_channels: int = 256
+    partition: tuple[int, int] = (8, 8)
+    fuse_kernel: Literal[1, 3] = 3
+    value_bias: bool = False
+    aux_channels: int = 512
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    dropout: float = 0.1
+    resize: Literal["half_pixel", "corners"] = "half_pixel"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A whole network: a timm encoder at output stride 8 and the head on top."""
+
+    backbone: str
+    num_classes: int
+    in_chans: int = 3
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a picture to the network's input.
+
+    Attributes:
+        resize: (longest, shortest) side in pixels; the picture is scaled, up or down, until it just
+            fits both. None keeps its size.
+        mean: per channel, RGB, in grey levels 0..255; subtracted.
+        std: per channel, RGB, in grey levels; divided by.
+    """
+
+    resize: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)

@@ -1,0 +1,243 @@
+"""ISANet: an encoder, interlaced sparse self-attention, a classifier.
+
+Letters in shapes: B batch, C channels, K classes, H W image, h w feature map (1/8 of the image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from isanet_zoo.errors import InputError
+from isanet_zoo.labels import LabelSet
+from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
+from isanet_zoo.network.backbones import create_backbone, widths
+from isanet_zoo.network.config import HeadConfig, NetworkConfig, Preprocess
+
+
+class ISANetOutput(NamedTuple):
+    """What a network with an auxiliary head gives while it is trained."""
+
+    out: Tensor  # (B, K, H, W)
+    aux: Tensor  # (B, K, H, W)
+
+
+class ISAHead(nn.Module):
+    """Reduce the encoder's last map, attend, fuse with what was attended to, classify."""
+
+    def __init__(self, in_channels: int, num_classes: int, config: HeadConfig) -> None:
+        super().__init__()
+        channels, activation = config.channels, config.activation
+        self.reduce = ConvNormAct(in_channels, channels, kernel=3, activation=activation)
+        self.attention = InterlacedAttention(
+            channels,
+            config.key_channels,
+            partition=config.partition,
+            value_bias=config.value_bias,
+            activation=activation,
+        )
+        self.fuse = ConvNormAct(
+            2 * channels, channels, kernel=config.fuse_kernel, activation=activation
+        )
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.grad_checkpointing = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in_channels, h, w) to logits (B, K, h, w)."""
+        features = self.reduce(features)  # (B, C, h, w)
+        if self.grad_checkpointing and self.training:
+            context = checkpoint(self.attention, features, use_reentrant=False)
+        else:
+            context = self.attention(features)  # (B, C, h, w)
+        fused = self.fuse(torch.cat([context, features], dim=1))  # (B, C, h, w)
+        logits: Tensor = self.classifier(self.dropout(fused))
+        return logits
+
+
+class AuxiliaryHead(nn.Module):
+    """A small classifier on the encoder's next-to-last map; it only helps training."""
+
+    def __init__(self, in_channels: int, num_classes: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.reduce = ConvNormAct(
+            in_channels, config.aux_channels, kernel=3, activation=config.activation
+        )
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(config.aux_channels, num_classes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in_channels, h, w) to logits (B, K, h, w)."""
+        logits: Tensor = self.classifier(self.dropout(self.reduce(features)))
+        return logits
+
+
+class ISANet(nn.Module):
+    """ISANet over any timm encoder.
+
+    Args:
+        backbone: name of a timm model that supports `features_only` and `output_stride=8`.
+        num_classes: K.
+        in_chans: channels of the input images.
+        aux_loss: build the auxiliary head.
+        pretrained_backbone: start the encoder from timm's ImageNet weights (asks the network).
+        head: the numbers of both heads.
+        label_set: what the K classes mean; generic names if None.
+        preprocess: how pictures become input; ImageNet's normalisation and no resizing if None.
+
+    Attributes:
+        config: the numbers that this network was built from.
+        label_set: the classes; `classes` and `palette` are its names and its RGB colours.
+        preprocess: how `predict` prepares pictures for this network.
+        weights: the manifest's record of the weights that were loaded, None for fresh ones.
+        load_report: what loading did, None for fresh weights.
+
+    Raises:
+        InputError: the encoder is unknown or does not fit, or a number makes no sense.
+
+    Example:
+        >>> model = ISANet("test_resnet", num_classes=5).eval()
+        >>> model(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 5, 64, 96])
+    """
+
+    # The records come from rooms that the network does not know, hence `Any`.
+    weights: Any = None
+    load_report: Any = None
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        *,
+        in_chans: int = 3,
+        aux_loss: bool = False,
+        pretrained_backbone: bool = False,
+        head: HeadConfig | None = None,
+        label_set: LabelSet | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        label_set = label_set or LabelSet.generic(num_classes)
+        if len(label_set) != num_classes:
+            raise InputError(
+                f"label set {label_set.name!r} has {len(label_set)} classes, the network "
+                f"{num_classes}; give one that fits, or none"
+            )
+        head = head or HeadConfig()
+        self.config = NetworkConfig(backbone, num_classes, in_chans, head)
+        self.label_set = label_set
+        self.preprocess = preprocess or Preprocess()
+        self.backbone = create_backbone(backbone, in_chans=in_chans, pretrained=pretrained_backbone)
+        aux_width, width = widths(self.backbone)
+        self.head = ISAHead(width, num_classes, head)
+        self.aux_head = AuxiliaryHead(aux_width, num_classes, head) if aux_loss else None
+        self._frozen_backbone = False
+        self._frozen_norm = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K class names."""
+        return self.label_set.names
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The K colours, as (red, green, blue) in 0..255."""
+        return self.label_set.colours
+
+    def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encoder's last two maps, (B, C', h, w) and (B, C'', h, w)."""
+        low, high = self.backbone(images)
+        return low, high
+
+    def forward_logits(self, images: Tensor) -> Tensor:
+        """Return the logits at 1/8 of the image, (B, K, h, w), for (B, 3, H, W)."""
+        _, features = self.forward_features(images)
+        logits: Tensor = self.head(features)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor | ISANetOutput:
+        """Segment a batch of prepared images.
+
+        Args:
+            images: (B, 3, H, W) float, normalised as `self.preprocess` says.
+
+        Returns:
+            Logits (B, K, H, W). In training mode, with an auxiliary head, `ISANetOutput`.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        aux_features, features = self.forward_features(images)
+        out = self.resize(self.head(features), size)
+        if self.aux_head is None or not self.training:
+            return out
+        return ISANetOutput(out, self.resize(self.aux_head(aux_features), size))
+
+    def resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize logits (B, K, h, w) to (B, K, *size), bilinearly, as the weights' family does."""
+        corners = self.config.head.resize == "corners"
+        return F.interpolate(logits, size, mode="bilinear", align_corners=corners)
+
+    def train(self, mode: bool = True) -> ISANet:
+        """Set training mode; what was frozen stays in evaluation mode."""
+        super().train(mode)
+        if self._frozen_backbone:
+            self.backbone.eval()
+        if self._frozen_norm:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def freeze_backbone(self) -> ISANet:
+        """Stop training the encoder: its parameters and its running statistics."""
+        self._frozen_backbone = True
+        self.backbone.requires_grad_(False)
+        return self.train(self.training)
+
+    def freeze_norm(self) -> ISANet:
+        """Stop training every batch norm: its parameters and its running statistics."""
+        self._frozen_norm = True
+        for norm in self._norms():
+            norm.requires_grad_(False)
+        return self.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: recompute encoder stages and attention for gradients.
+
+        The gradients are the same. Batch norms that are recomputed update their running statistics
+        twice per step, which acts like a slightly larger momentum.
+        """
+        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+        self.head.grad_checkpointing = enable
+
+    def param_groups(self, lr: float, head_multiplier: float = 1.0) -> list[dict[str, Any]]:
+        """Return the trainable parameters as two groups for an optimiser, encoder and heads.
+
+        Args:
+            lr: learning rate of the encoder.
+            head_multiplier: the heads learn at `lr * head_multiplier`.
+        """
+        backbone: list[nn.Parameter] = []
+        heads: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                (backbone if name.startswith("backbone.") else heads).append(parameter)
+        groups = [
+            {"name": "backbone", "params": backbone, "lr": lr},
+            {"name": "heads", "params": heads, "lr": lr * head_multiplier},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _norms(self) -> Iterator[nn.Module]:
+        return (
+            module
+            for module in self.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+        )

@@ -1,0 +1,76 @@
+"""From JSON to frozen dataclasses: a stray key or a wrong type is an error with an address."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from isanet_zoo.errors import ManifestError
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], data: object, where: str) -> T:
+    """Build the dataclass `cls` from the JSON value `data`.
+
+    Args:
+        cls: a dataclass; its fields may be scalars, `Literal`s, optional values, tuples, string
+            mappings and dataclasses.
+        data: what `json.load` gave. Every field must be there, even where it has a default.
+        where: the address of `data`, for error messages: ``models.isanet_resnet50os8_voc``.
+
+    Raises:
+        ManifestError: a key is missing or unknown, or a value has the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise ManifestError(f"{where}: expected an object, got {_show(data)}")
+    hints = get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    if missing := names - data.keys():
+        raise ManifestError(f"{where}: missing {', '.join(sorted(missing))}")
+    if unknown := data.keys() - names:
+        raise ManifestError(f"{where}: unknown {', '.join(sorted(map(str, unknown)))}")
+    return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names})
+
+
+def write(record: object) -> dict[str, Any]:
+    """Return the JSON object that `read` turns back into `record`."""
+    return dataclasses.asdict(cast(Any, record))
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):  # only `X | None` is in use
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _value(inner, value, where)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise ManifestError(
+                f"{where}: {_show(value)} is none of {', '.join(map(str, arguments))}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ManifestError(f"{where}: expected a list, got {_show(value)}")
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
+        if len(arguments) != len(value):
+            raise ManifestError(f"{where}: expected {len(arguments)} items, got {len(value)}")
+        return tuple(
+            _value(argument, item, f"{where}[{index}]")
+            for index, (argument, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    if dataclasses.is_dataclass(hint):
+        return read(cast(type[Any], hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ManifestError(f"{where}: expected {hint.__name__}, got {_show(value)}")
+    return value
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,172 @@
+"""From a published weight's name to a checked file in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from isanet_zoo.errors import InputError, IntegrityError
+from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
+from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
+from isanet_zoo.weights.manifest import Weights, get_weights
+
+logger = logging.getLogger(__name__)
+
+
+def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
+    """Return the checked weights of a published model, fetched and converted on first use.
+
+    What is cached is read once, whole, and compared with its side file; if it is damaged it is set
+    aside and fetched again. A cached file needs no network and takes no lock.
+
+    Args:
+        name: as `list_models` gives it.
+        force: fetch again even if a good file is cached.
+        progress: show a bar on stderr while bytes arrive.
+
+    Returns:
+        The ``.safetensors`` file.
+
+    Raises:
+        UnknownModelError: no weights have this name.
+        OfflineError: not cached, and the network is switched off.
+        DownloadError: no source has an acceptable file, or the cache cannot be written.
+    """
+    return acquire(get_weights(name), force=force, progress=progress)
+
+
+def acquire(
+    weights: Weights,
+    *,
+    force: bool = False,
+    progress: bool = True,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+) -> Path:
+    """Return the checked weights of one record; see `download`."""
+    entry = CacheEntry.of(weights.name)
+    if not force and _unfit(entry, weights) is None:
+        return entry.model
+    with entry.lock():
+        # Another process may have filled the entry while this one waited.
+        unfit = _unfit(entry, weights)
+        if not force and unfit is None:
+            return entry.model
+        if unfit and entry.model.exists():
+            logger.warning("%s: %s; fetching it again", entry.set_aside(), unfit)
+        by_hand = entry.folder / weights.filename
+        local = [str(by_hand)] if by_hand.is_file() else []
+        with _bar(weights.filename, progress) as show:
+            fetch(
+                weights.filename,
+                [*local, *mirrored(weights.filename), *weights.sources],
+                entry.folder,
+                functools.partial(_convert, weights, entry),
+                by_hand=by_hand,
+                progress=show,
+                patience=patience,
+            )
+    return entry.model
+
+
+def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
+    """Say why the cache cannot serve these weights; None if it can."""
+    try:
+        damage = entry.damage()
+    except FileNotFoundError:
+        return "nothing is cached"
+    record = entry.record()
+    if damage is None and record is not None:
+        return _difference(weights, record.source_sha256, record.source_size)
+    return damage
+
+
+def _difference(weights: Weights, sha256: str, size: int) -> str | None:
+    """Compare a published file's hash and size with the manifest, as far as it knows them."""
+    if weights.size not in (None, size):
+        return f"{weights.filename} has {size} bytes, the manifest says {weights.size}"
+    expected = weights.sha256 or weights.sha256_prefix or ""
+    if not sha256.startswith(expected):
+        return f"{weights.filename} has sha256 {sha256}, the manifest says {expected}"
+    return None
+
+
+def _convert(weights: Weights, entry: CacheEntry, path: Path, fetched: Fetched) -> None:
+    """Check a published file and put its converted twin into the cache.
+
+    Raises:
+        IntegrityError: its bytes are not what the manifest says.
+        CheckpointError: its tensors are not the network's.
+    """
+    if difference := _difference(weights, fetched.sha256, fetched.size):
+        raise IntegrityError(difference)
+    state, _, layout = checkpoints.load_checkpoint(path, weights.network, exact=True)
+    digest = checkpoints.state_digest(state)
+    if weights.state_digest not in (None, digest):
+        raise IntegrityError(
+            f"{weights.filename} holds tensors with digest {digest}, "
+            f"the manifest says {weights.state_digest}"
+        )
+    entry.place(
+        lambda model: checkpoints.save_state(state, model),
+        lambda model: SideFile(
+            name=weights.name,
+            source=fetched.source,
+            source_sha256=fetched.sha256,
+            source_size=fetched.size,
+            sha256=hash_file(model),
+            size=model.stat().st_size,
+            state_digest=digest,
+        ),
+    )
+    logger.info("%s: %s weights from %s", weights.name, layout.family, fetched.source)
+
+
+@contextlib.contextmanager
+def _bar(title: str, wanted: bool) -> Iterator[Progress | None]:
+    if not wanted:
+        yield None
+        return
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    with tqdm(desc=title, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def convert_checkpoint(src: str | os.PathLike[str], dst: str | os.PathLike[str], name: str) -> Path:
+    """Convert an upstream checkpoint of the user's own to safetensors.
+
+    Args:
+        src: the checkpoint; one fine-tuned to other classes or channels is fine.
+        dst: the ``.safetensors`` file to write; it appears, or is replaced, once all is checked.
+        name: the zoo's model that it was made from.
+
+    Returns:
+        `dst`, which ``create_model(name, weights=dst)`` loads.
+
+    Raises:
+        UnknownModelError: no model has this name.
+        InputError: `dst` cannot be written under that name.
+        CheckpointError: the file cannot be read safely, or its tensors are not the network's.
+    """
+    target = Path(dst)
+    if target.suffix != ".safetensors":
+        raise InputError(
+            f"{target} would not be recognised later; let its name end in .safetensors"
+        )
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+    state = checkpoints.load_checkpoint(src, get_weights(name).network).state
+    with temporary_file(target.parent, ".safetensors") as temporary:
+        checkpoints.save_state(state, temporary)
+        replace(temporary, target)
+    return target

@@ -1,0 +1,189 @@
+"""Where converted weights lie on this machine, and whether they are still what was put there.
+
+::
+
+    <cache>/<name>/model.safetensors    the converted weights
+    <cache>/<name>/model.json           the side file: what was downloaded, and the hashes of both
+    <cache>/<name>/<published name>     where a user may put a file fetched by hand
+
+The side file is written last, so that an entry without one is not an entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from isanet_zoo import records
+from isanet_zoo.errors import DownloadError, ManifestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """What the cache knows of one entry.
+
+    Attributes:
+        name: the weights' name in the manifest.
+        source: where the published file came from.
+        source_sha256: sha256 of the published file, as it came.
+        source_size: its size in bytes.
+        sha256: sha256 of `model.safetensors`.
+        size: its size in bytes.
+        state_digest: hash of the tensors alone, see `checkpoints.state_digest`.
+    """
+
+    name: str
+    source: str
+    source_sha256: str
+    source_size: int
+    sha256: str
+    size: int
+    state_digest: str
+
+
+def cache_root() -> Path:
+    """Return the cache folder: `ISANET_ZOO_CACHE`, or huggingface_hub's place for assets."""
+    if chosen := os.environ.get("ISANET_ZOO_CACHE"):
+        return Path(chosen).expanduser()
+    from huggingface_hub.constants import HF_ASSETS_CACHE
+
+    # As `cached_assets_path("isanet_zoo", "weights", name)`, which would also create the folder.
+    return Path(HF_ASSETS_CACHE).expanduser() / "isanet_zoo" / "weights"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The cached file of one published weight."""
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def of(cls, name: str) -> CacheEntry:
+        """Return the entry of the weights called `name`, whether or not it is filled."""
+        return cls(name, cache_root() / name)
+
+    @property
+    def model(self) -> Path:
+        """The converted weights."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def side(self) -> Path:
+        """The side file."""
+        return self.folder / "model.json"
+
+    def record(self) -> SideFile | None:
+        """Return the side file, or None where there is none that can be read."""
+        try:
+            return records.read(SideFile, json.loads(self.side.read_text("utf-8")), str(self.side))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, ManifestError) as error:
+            logger.warning("%s cannot be used: %s", self.side, error)
+            return None
+
+    def damage(self) -> str | None:
+        """Read the cached file whole; return what is wrong with it, or None.
+
+        Raises:
+            FileNotFoundError: nothing is cached.
+        """
+        size = self.model.stat().st_size
+        if (record := self.record()) is None:
+            return "its side file is missing or damaged"
+        if size != record.size:
+            return f"it has {size} bytes, {record.size} were put there"
+        if (sha256 := hash_file(self.model)) != record.sha256:
+            return f"its sha256 is {sha256}, {record.sha256} was put there"
+        return None
+
+    def place(self, write: Callable[[Path], None], record: Callable[[Path], SideFile]) -> None:
+        """Fill the entry: `write` makes the model file, `record` describes it.
+
+        Both happen under another name first, and the side file appears last, so that a process that
+        is stopped at any moment leaves either a whole entry or none.
+        """
+        with temporary_file(self.folder, ".safetensors") as temporary:
+            write(temporary)
+            side = json.dumps(records.write(record(temporary)), indent=2) + "\n"
+            # With the old side file gone, nothing vouches for the new model until the last step.
+            self.side.unlink(missing_ok=True)
+            replace(temporary, self.model)
+        with temporary_file(self.folder, ".json") as temporary:
+            temporary.write_text(side, "utf-8")
+            replace(temporary, self.side)
+
+    def set_aside(self) -> Path:
+        """Move a damaged model file out of the way; return where it went."""
+        self.side.unlink(missing_ok=True)
+        return self.model.replace(self.model.with_suffix(".damaged"))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one process at a time fill the entry.
+
+        Only politeness: entries are placed atomically, so a lock that does not work (some network
+        file systems) costs a second download and nothing else.
+
+        Raises:
+            DownloadError: the cache folder cannot be written.
+        """
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._probe()
+        except OSError as error:
+            raise DownloadError(
+                f"the cache folder {self.folder} cannot be written ({error}); "
+                "name another one in ISANET_ZOO_CACHE"
+            ) from error
+        with WeakFileLock(self.folder / ".lock"):
+            yield
+
+    def _probe(self) -> None:
+        with temporary_file(self.folder, ".probe"):
+            pass
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
+    """Give a new file in `folder` under a name of its own; it is gone afterwards, unless moved."""
+    path = folder / f".{uuid.uuid4().hex}{suffix}.part"
+    path.touch(exist_ok=False)  # not `mkstemp`, whose files only their owner may read
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def replace(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name, once its bytes are on the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def entries() -> list[CacheEntry]:
+    """Return every entry of the cache that holds a model file, by name."""
+    models = sorted(cache_root().glob("*/model.safetensors"))
+    return [CacheEntry(model.parent.name, model.parent) for model in models]

@@ -1,0 +1,279 @@
+"""The manifest: one record for every published weight, read from `weights_manifest.json`."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from isanet_zoo import records
+from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.labels import LabelSet
+from isanet_zoo.network.config import NetworkConfig, Preprocess
+from isanet_zoo.weights.cache import CacheEntry
+
+if TYPE_CHECKING:
+    from isanet_zoo.inference.preprocess import Transforms
+
+Trust = Literal["unverified", "pinned", "verified"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many numbers the network has, with and without its auxiliary head."""
+
+    with_aux: int
+    without_aux: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the publisher tested: the picture whole or in tiles, at which scales, flipped or not."""
+
+    mode: Literal["whole", "slide"]
+    scales: tuple[float, ...]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A published figure. `reproduced` is None until somebody measured it with this library."""
+
+    name: str
+    value: float
+    split: str
+    protocol: str
+    reported_by: str
+    reproduced: float | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipe that the weights were trained with."""
+
+    split: str
+    epochs: int
+    batch_size: int
+    crop: tuple[int, int]  # height, width
+    base_size: tuple[int, int]  # longest, shortest side
+    scale: tuple[float, float]
+    flip: float
+    max_category_ratio: float
+    brightness: float
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: float
+    optimizer: Literal["sgd"]
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["poly"]
+    power: float
+    min_lr: float
+    aux_weight: float
+    initialisation: str
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The terms of the weights, as their publisher states them, and of the data behind them."""
+
+    weights: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where to read more."""
+
+    paper: str
+    repository: str
+    config: str
+    log: str
+    former_url: str
+    manual_mirror: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published weight file: where it is, what it is, and what was said about it.
+
+    Attributes:
+        name: the name in the zoo, with a tag unless it is its model's default.
+        model: the factory that builds the network.
+        tag: which of the model's weights this is.
+        family: the project that published it.
+        dataset: short name of the data set.
+        label_set: its classes.
+        network: the numbers of the network.
+        preprocess: how pictures become input.
+        protocol: how the publisher tested.
+        filename: the published file's name.
+        sources: where to fetch it, in order.
+        sha256: of the published file; None where nobody has published or pinned one.
+        sha256_prefix: the first digits of it, where that is all that was published.
+        size: of the published file in bytes; None where unknown.
+        state_digest: hash of the tensors (`checkpoints.state_digest`); None until pinned.
+        structure_digest: hash of the names, types and shapes of all tensors.
+        parameters: their count.
+        metrics: published figures.
+        training: the recipe.
+        licence: terms of weights and data.
+        links: where to read more.
+    """
+
+    name: str
+    model: str
+    tag: str
+    family: Literal["ssseg", "mmseg", "paddle", "openseg", "zoo"]
+    dataset: str
+    label_set: LabelSet
+    network: NetworkConfig
+    preprocess: Preprocess
+    protocol: Protocol
+    filename: str
+    sources: tuple[str, ...]
+    sha256: str | None
+    sha256_prefix: str | None
+    size: int | None
+    state_digest: str | None
+    structure_digest: str
+    parameters: Parameters
+    metrics: tuple[Metric, ...]
+    training: Training
+    licence: Licence
+    links: Links
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return self.network.num_classes
+
+    @property
+    def trust(self) -> Trust:
+        """How far this machine's copy can be trusted, or a first download could be.
+
+        ``"verified"``: its hash is compared with one in the manifest. ``"pinned"``: it has to be the
+        same bytes as the first time on this machine. ``"unverified"``: first use; the structure and
+        the values are all that can be checked.
+        """
+        if self.sha256 or self.sha256_prefix:
+            return "verified"
+        return "pinned" if CacheEntry.of(self.name).record() else "unverified"
+
+    def path(self) -> Path:
+        """Return where the converted weights lie, or will lie, in this machine's cache."""
+        return CacheEntry.of(self.name).model
+
+    def transforms(self) -> Transforms:
+        """Return the preprocessing: from a picture to a (1, 3, h, w) float32 tensor."""
+        from isanet_zoo.inference.preprocess import Transforms  # needs torch; this module does not
+
+        return Transforms(self.preprocess)
+
+
+def manifest_path() -> Path:
+    """Return the manifest: in the package (wheel), else one level up (checkout)."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package, package.parent):
+        if (path := folder / "weights_manifest.json").is_file():
+            return path
+    raise ManifestError(
+        f"weights_manifest.json is neither in {package} nor above it; reinstall isanet-zoo"
+    )
+
+
+@functools.cache
+def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
+    """Read a manifest into records by name, the default weights of each model first.
+
+    Raises:
+        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+    """
+    path = path or manifest_path()
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    try:
+        label_sets = {
+            name: records.read(LabelSet, {"name": name, **entry}, f"label_sets.{name}")
+            for name, entry in data["label_sets"].items()
+        }
+        return {
+            record.name: record
+            for model, entry in data["models"].items()
+            for record in _model(model, entry, label_sets)
+        }
+    except KeyError as error:
+        raise ManifestError(f"{path}: missing {error}") from error
+
+
+def _model(model: str, entry: Any, label_sets: Mapping[str, LabelSet]) -> list[Weights]:
+    """Return the records of one model, its default first."""
+    default, tags = entry["default"], entry["weights"]
+    if default not in tags:
+        raise ManifestError(f"models.{model}.default: {default!r} is none of {', '.join(tags)}")
+    weights = []
+    for tag in sorted(tags, key=lambda tag: tag != default):
+        where = f"models.{model}.weights.{tag}"
+        name = model if tag == default else f"{model}.{tag}"
+        if (dataset := tags[tag]["dataset"]) not in label_sets:
+            raise ManifestError(f"{where}.dataset: {dataset!r} is none of {', '.join(label_sets)}")
+        label_set = records.write(label_sets[dataset])
+        identity = {"name": name, "model": model, "tag": tag, "label_set": label_set}
+        record = records.read(Weights, identity | tags[tag], where)
+        if record.num_classes != len(record.label_set):
+            raise ManifestError(
+                f"{where}.network.num_classes: {record.num_classes}, but {dataset} has {len(record.label_set)}"
+            )
+        weights.append(record)
+    return weights
+
+
+def list_models(
+    filter: str = "*",  # noqa: A002 - timm's and torchvision's word
+    *,
+    dataset: str | None = None,
+    backbone: str | None = None,
+) -> list[str]:
+    """Return the names of all published weights, sorted; needs no torch.
+
+    Args:
+        filter: a pattern as of `fnmatch`, such as ``"*resnet101*"``.
+        dataset: only these, such as ``"ade20k"``.
+        backbone: only this timm encoder, such as ``"resnet50c"``.
+    """
+    return sorted(
+        weights.name
+        for weights in load_manifest().values()
+        if fnmatch.fnmatchcase(weights.name, filter)
+        and dataset in (None, weights.dataset)
+        and backbone in (None, weights.network.backbone)
+    )
+
+
+def get_weights(name: str) -> Weights:
+    """Return the record of a published weight; needs no torch.
+
+    Args:
+        name: as `list_models` gives it: ``"isanet_resnet50os8_voc"`` for a model's default weights,
+            with a tag for the others. The default's tag may be given too.
+
+    Raises:
+        UnknownModelError: there is no such name; the message names close ones.
+    """
+    manifest = load_manifest()
+    if name in manifest:
+        return manifest[name]
+    for weights in manifest.values():
+        if name == f"{weights.model}.{weights.tag}":
+            return weights
+    close = difflib.get_close_matches(name, manifest, n=3)
+    advice = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(manifest)}"
+    raise UnknownModelError(f"no model is called {name!r}; {advice}")

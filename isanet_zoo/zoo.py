@@ -1,0 +1,305 @@
+"""From a name to a network with its weights: joins `network`, `weights` and `inference`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
+from isanet_zoo.inference import predictor
+from isanet_zoo.inference.images import ImageLike
+from isanet_zoo.inference.predictor import Progress
+from isanet_zoo.inference.segmentation import Segmentation
+from isanet_zoo.network import backbones
+from isanet_zoo.network.config import NetworkConfig
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.weights.acquire import download
+from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
+from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading weights into a network did.
+
+    Attributes:
+        source: the file that was read.
+        trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md), or
+            ``"local"`` for a file that the user named.
+        fresh: parameters that the file could not give, so that they start from scratch.
+        adapted: parameters that were changed to fit other input channels.
+        unused: tensors of the file that this network has no place for (the auxiliary head's).
+    """
+
+    source: Path
+    trust: str
+    fresh: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        notes = [f"{self.source} ({self.trust})"]
+        for word in ("fresh", "adapted", "unused"):
+            if keys := getattr(self, word):
+                notes.append(f"{word}: {', '.join(keys)}")
+        return "; ".join(notes)
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """Build a model of the zoo; with `pretrained` or `weights`, load its weights and set `eval()`.
+
+    Without either, nothing is downloaded and all parameters are fresh.
+
+    Args:
+        name: as `list_models` gives it; a tag (``name.tag``) selects others than the default.
+        pretrained: load the published weights of that name, fetching them on first use.
+        weights: instead of `pretrained`: another tag of this model, or a file (``.safetensors``, or
+            an upstream checkpoint, which is checked and converted on the fly).
+        num_classes: K; the weights' own if None. Another number leaves the classifiers fresh.
+        in_chans: channels of the images; timm's rule adapts the first convolution to others than 3.
+        aux_loss: build the auxiliary head, for training.
+        pretrained_backbone: start the encoder alone from timm's ImageNet weights.
+        progress: show a bar on stderr while bytes arrive.
+
+    Returns:
+        The network. `load_report` says what was loaded, `weights` is the manifest's record.
+
+    Raises:
+        UnknownModelError: no model or tag has this name.
+        InputError: the arguments contradict each other.
+        DownloadError: the weights are not cached and no source has them.
+        CheckpointError: a file given as `weights` does not hold this network's tensors.
+
+    Example:
+        >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
+        5
+    """
+    record = get_weights(name)
+    if pretrained and weights is not None:
+        raise InputError(
+            f"pretrained=True and weights={str(weights)!r} both name weights; give one"
+        )
+    if pretrained_backbone and (pretrained or weights is not None):
+        raise InputError(
+            "pretrained_backbone=True starts the encoder alone, but pretrained or weights bring "
+            "all parameters; give one"
+        )
+    if not pretrained and weights is None:
+        network = replace(
+            record.network, num_classes=num_classes or record.num_classes, in_chans=in_chans
+        )
+        return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
+    if isinstance(weights, str) and (tagged := _tagged(record, weights)):
+        record, pretrained = tagged, True
+    if pretrained:
+        trust: str = record.trust  # before the download: "unverified" is a first use
+        path = download(record.name, progress=progress)
+    else:
+        trust = "local"
+        path = _local_file(record, weights)
+    checkpoint = load_checkpoint(path, record.network, exact=pretrained)
+    model, report = _load(
+        checkpoint,
+        record,
+        LoadReport(path, trust),
+        num_classes=num_classes or checkpoint.network.num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+    )
+    model.weights, model.load_report = record, report
+    logger.info("%s: %s", name, report)
+    return model.eval()
+
+
+def _tagged(record: Weights, tag: str) -> Weights | None:
+    try:
+        return get_weights(f"{record.model}.{tag}")
+    except UnknownModelError:
+        return None
+
+
+def _local_file(record: Weights, weights: str | os.PathLike[str] | None) -> Path:
+    path = Path(weights or "")
+    if not path.is_file():
+        tags = [other.tag for other in load_manifest().values() if other.model == record.model]
+        raise UnknownModelError(
+            f"weights {str(weights)!r} are neither a file nor a tag of {record.model}, "
+            f"which has {', '.join(tags)}"
+        )
+    return path
+
+
+def _build(
+    network: NetworkConfig,
+    record: Weights,
+    *,
+    aux_loss: bool,
+    pretrained_backbone: bool = False,
+) -> ISANet:
+    known = network.num_classes == record.num_classes
+    return ISANet(
+        network.backbone,
+        network.num_classes,
+        in_chans=network.in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        head=network.head,
+        label_set=record.label_set if known else None,
+        preprocess=record.preprocess,
+    )
+
+
+def _load(
+    checkpoint: Checkpoint,
+    record: Weights,
+    report: LoadReport,
+    *,
+    num_classes: int,
+    in_chans: int,
+    aux_loss: bool,
+) -> tuple[ISANet, LoadReport]:
+    """Build the network around a checked state dict, strictly.
+
+    Raises:
+        CheckpointError: the file has no auxiliary head, or other input channels.
+    """
+    file = checkpoint.network
+    network = replace(file, num_classes=num_classes, in_chans=in_chans)
+    with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
+        model = _build(network, record, aux_loss=aux_loss)
+    wanted = model.state_dict().keys()
+    unused = tuple(key for key in checkpoint.state if key not in wanted)
+    state = {key: tensor for key, tensor in checkpoint.state.items() if key in wanted}
+    if aux_loss and not any(key.startswith("aux_head.") for key in state):
+        raise CheckpointError(f"{report.source} has no auxiliary head; load it with aux_loss=False")
+    fresh = _fresh_classifiers(model) if num_classes != file.num_classes else {}
+    adapted: dict[str, Tensor] = {}
+    if in_chans != file.in_chans:
+        if file.in_chans != 3:
+            raise CheckpointError(
+                f"{report.source} is for {file.in_chans} input channels, which cannot be adapted; "
+                f"load it with in_chans={file.in_chans}"
+            )
+        stem = f"backbone.{backbones.first_convolution(model.backbone)}"
+        adapted[stem] = backbones.adapt_first_convolution(state[stem], in_chans)
+    model.load_state_dict(state | fresh | adapted, assign=True)
+    return model, replace(report, fresh=tuple(fresh), adapted=tuple(adapted), unused=unused)
+
+
+def _fresh_classifiers(model: ISANet) -> dict[str, Tensor]:
+    """Return newly initialised parameters for the last layer of each head, by key."""
+    classifiers = {
+        f"{name}.classifier": nn.Conv2d(head.classifier.in_channels, model.config.num_classes, 1)
+        for name, head in (("head", model.head), ("aux_head", model.aux_head))
+        if head is not None
+    }
+    return {
+        f"{name}.{key}": tensor
+        for name, classifier in classifiers.items()
+        for key, tensor in classifier.state_dict().items()
+    }
+
+
+class Predictor(predictor.Predictor):
+    """A network, or the zoo's model of a name, made ready to segment pictures.
+
+    Build it once and call it often; `stream` gives the results one by one. The options are those of
+    `predict`, and `compile=True` runs the network through `torch.compile`.
+
+    Args:
+        model: a network, or a name of the zoo, whose published weights are then loaded.
+        **options: see `predict`.
+
+    Example:
+        >>> predictor = Predictor(ISANet("test_resnet", num_classes=5), confidence=True)
+        >>> predictor(torch.zeros(3, 60, 80, dtype=torch.uint8)).labels.shape
+        (60, 80)
+    """
+
+    def __init__(self, model: ISANet | str, **options: Unpack[predictor.Options]) -> None:
+        if isinstance(model, str):
+            model = create_model(model, pretrained=True)
+        super().__init__(model, **options)
+
+
+def predict(
+    model: ISANet | str,
+    images: ImageLike | Iterable[ImageLike],
+    *,
+    batch_size: int = 1,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tile: int | tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    resize: bool = True,
+    confidence: bool = False,
+    probabilities: bool = False,
+    progress: Progress | None = None,
+) -> Segmentation | list[Segmentation]:
+    """Segment pictures with a network, or with the zoo's model of a name.
+
+    Args:
+        model: a network, or a name of the zoo, whose published weights are then loaded. Its mode,
+            device and type stay as they are.
+        images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB; a
+            folder; or an iterable of these, which is read as it is needed.
+        batch_size: pictures of one size that go through the network together.
+        device: where to compute; the network's device if None.
+        dtype: type of the network's arithmetic, float32 if None; `torch.bfloat16` is faster where
+            the hardware has it, and changes labels where two classes are nearly equal.
+        scales: factors of the test-time augmentation; scores are averaged.
+        flip: also average over mirrored pictures.
+        tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
+            network's input; the whole picture at once if None.
+        overlap: share of a tile that the next one repeats, 0 <= overlap < 1.
+        resize: scale pictures to the size that the weights were tested at.
+        confidence: also give each label's probability.
+        probabilities: also give all probabilities (K floats per pixel).
+        progress: called with (pictures done, pictures in all or None) after each picture.
+
+    Returns:
+        A `Segmentation` at the picture's size; for a folder or an iterable a list of them, in order.
+
+    Raises:
+        InputError: a picture or an option cannot be used.
+        UnknownModelError: no model has this name.
+        DownloadError: its weights are not cached and no source has them.
+    """
+    ready = Predictor(
+        model,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        scales=scales,
+        flip=flip,
+        tile=tile,
+        overlap=overlap,
+        resize=resize,
+        confidence=confidence,
+        probabilities=probabilities,
+    )
+    return ready(images, progress=progress)
