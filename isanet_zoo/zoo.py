@@ -282,7 +282,7 @@ def predict(
         progress: called with (pictures done, pictures in all or None) after each picture.
 
     Returns:
-        A `Segmentation` at the picture's size; for a folder or an iterable a list of them, in order.
+        A `Segmentation` at the picture's size; for a folder or an iterable a list, in order.
 
     Raises:
         InputError: a picture or an option cannot be used.

@@ -193,7 +193,7 @@ def read_state(path: Path) -> State:
 def _unpickle(path: Path) -> object:
     try:
         with warnings.catch_warnings():
-            # About pickle protocols that torch itself does not write; it refuses what it cannot read.
+            # About pickle protocols that torch does not write; it refuses what it cannot read.
             warnings.simplefilter("ignore", UserWarning)
             content: object = torch.load(path, map_location="cpu", weights_only=True)
             return content

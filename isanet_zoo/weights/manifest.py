@@ -158,9 +158,9 @@ class Weights:
     def trust(self) -> Trust:
         """How far this machine's copy can be trusted, or a first download could be.
 
-        ``"verified"``: its hash is compared with one in the manifest. ``"pinned"``: it has to be the
-        same bytes as the first time on this machine. ``"unverified"``: first use; the structure and
-        the values are all that can be checked.
+        ``"verified"``: its hash is compared with one in the manifest. ``"pinned"``: it has to be
+        the same bytes as the first time on this machine. ``"unverified"``: first use; the structure
+        and the values are all that can be checked.
         """
         if self.sha256 or self.sha256_prefix:
             return "verified"
@@ -230,7 +230,8 @@ def _model(model: str, entry: Any, label_sets: Mapping[str, LabelSet]) -> list[W
         record = records.read(Weights, identity | tags[tag], where)
         if record.num_classes != len(record.label_set):
             raise ManifestError(
-                f"{where}.network.num_classes: {record.num_classes}, but {dataset} has {len(record.label_set)}"
+                f"{where}.network.num_classes: {record.num_classes}, but {dataset} has "
+                f"{len(record.label_set)}"
             )
         weights.append(record)
     return weights

@@ -1,0 +1,118 @@
+"""Fixtures: a cache of their own for all tests, and a zoo that is small enough for fault tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from isanet_zoo.network.config import HeadConfig, NetworkConfig
+from isanet_zoo.weights import checkpoints, manifest
+from isanet_zoo.weights.manifest import Weights
+from tests import reference
+
+
+@pytest.fixture(autouse=True)
+def _private_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's cache, mirrors and network."""
+    monkeypatch.setenv("ISANET_ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
+    monkeypatch.delenv("ISANET_ZOO_MIRROR", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a reference checkpoint of each of the six models, under its published name."""
+    folder = tmp_path_factory.mktemp("mirror")
+    for weights in manifest.load_manifest().values():
+        state = reference.fill(reference.upstream_shapes(weights.name))
+        torch.save({"model": state}, folder / weights.filename)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that is kept between tests, so that each of the six models is converted once."""
+    return tmp_path_factory.mktemp("zoo_cache")
+
+
+@pytest.fixture
+def zoo(mirror: Path, zoo_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `pretrained=True` find the reference checkpoints."""
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(mirror))
+    monkeypatch.setenv("ISANET_ZOO_CACHE", str(zoo_cache))
+
+
+@dataclass(frozen=True)
+class TinyZoo:
+    """A zoo of one small model, `isanet_tiny`.
+
+    Attributes:
+        weights: its record in the manifest. Its only source is on a host that does not exist.
+        state: the tensors of its published file, under upstream's names.
+        published: that file.
+        mirror: the folder it lies in.
+        manifest: the manifest's file.
+    """
+
+    weights: Weights
+    state: dict[str, torch.Tensor]
+    published: Path
+    mirror: Path
+    manifest: Path
+
+
+TINY_NETWORK = NetworkConfig(
+    backbone="test_resnet",
+    num_classes=5,
+    head=HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12),
+)
+
+
+@pytest.fixture
+def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyZoo]:
+    """Replace the manifest by one with a single small model; its published file is made as well."""
+    document = json.loads(manifest.manifest_path().read_text("utf-8"))
+    document["label_sets"] = {
+        "tiny": {
+            "title": "Tiny",
+            "names": ["sky", "road, street", "tree", "car", "person"],
+            "palette": ["#000000", "#ff0000", "#00ff00", "#0000ff", "#ffffff"],
+            "official_ids": [7, 8, 11, 12, 13],
+            "ignore_index": 255,
+        }
+    }
+    entry = document["models"]["isanet_resnet50os8_voc"]["weights"]["ssseg"]
+    entry |= {
+        "dataset": "tiny",
+        "network": {
+            "backbone": TINY_NETWORK.backbone,
+            "num_classes": TINY_NETWORK.num_classes,
+            "in_chans": 3,
+            "head": vars(TINY_NETWORK.head),
+        },
+        "preprocess": entry["preprocess"] | {"resize": [128, 64]},
+        "filename": "isanet_tiny.pth",
+        "sources": ["https://weights.invalid/isanet_tiny.pth"],
+        "structure_digest": checkpoints.structure_digest(TINY_NETWORK),
+    }
+    document["models"] = {"isanet_tiny": {"default": "ssseg", "weights": {"ssseg": entry}}}
+    path = tmp_path / "weights_manifest.json"
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(manifest, "manifest_path", lambda: path)
+    manifest.load_manifest.cache_clear()
+    specs = checkpoints.structure(TINY_NETWORK, aux_loss=True)
+    state = reference.fill(
+        {checkpoints.SSSEG.theirs(key): spec.shape for key, spec in specs.items()}
+    )
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    torch.save({"model": state}, folder / "isanet_tiny.pth")
+    weights = manifest.get_weights("isanet_tiny")
+    yield TinyZoo(weights, state, folder / "isanet_tiny.pth", folder, path)
+    manifest.load_manifest.cache_clear()
