@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from isanet_zoo.errors import InputError, IntegrityError
+from isanet_zoo.errors import InputError, IntegrityError, UnknownModelError
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
@@ -60,7 +60,7 @@ def acquire(
             logger.warning("%s: %s; fetching it again", entry.set_aside(), unfit)
         by_hand = entry.folder / weights.filename
         local = [str(by_hand)] if by_hand.is_file() else []
-        with _bar(weights.filename, progress) as show:
+        with progress_bar(weights.filename, progress) as show:
             fetch(
                 weights.filename,
                 [*local, *mirrored(weights.filename), *weights.sources],
@@ -126,8 +126,28 @@ def _convert(weights: Weights, entry: CacheEntry, path: Path, fetched: Fetched) 
     logger.info("%s: %s weights from %s", weights.name, layout.family, fetched.source)
 
 
+def verify(entry: CacheEntry) -> str | None:
+    """Read a cached entry whole and compare it with its side file and the manifest.
+
+    Returns:
+        What is wrong, or None.
+    """
+    try:
+        weights = get_weights(entry.name)
+    except UnknownModelError:
+        return "the manifest does not know it"
+    if unfit := _unfit(entry, weights):
+        return unfit
+    record = entry.record()
+    digest = checkpoints.state_digest(checkpoints.read_state(entry.model))
+    if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
+        return f"its tensors have digest {digest}"
+    return None
+
+
 @contextlib.contextmanager
-def _bar(title: str, wanted: bool) -> Iterator[Progress | None]:
+def progress_bar(title: str, wanted: bool) -> Iterator[Progress | None]:
+    """Give something to tell of a transfer's bytes, drawn on stderr; None if it is not wanted."""
     if not wanted:
         yield None
         return

@@ -1,0 +1,412 @@
+"""The command `isanet-zoo`: data on stdout, log and progress on stderr; exit 0, 1 failed, 2 usage.
+
+What needs torch is imported by the commands that need it, so that `list`, `info` and `--help`
+answer at once, and `env` answers where torch is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isanet_zoo import __version__
+from isanet_zoo.errors import InputError, ZooError
+from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
+from isanet_zoo.weights.manifest import get_weights, list_models, manifest_path
+
+if TYPE_CHECKING:
+    from isanet_zoo.inference.segmentation import Segmentation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    logger = logging.getLogger("isanet_zoo")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("isanet-zoo: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if options.verbose else logging.WARNING)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except ZooError as error:
+        _complain(error)
+        return 1
+    except BrokenPipeError:  # `isanet-zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        logger.removeHandler(handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="isanet-zoo",
+        description="Every published ISANet weight, one line away.",
+        epilog="Variables: ISANET_ZOO_CACHE (folder for weights), ISANET_ZOO_MIRROR (comma list of "
+        "folders and URLs to ask first), ISANET_ZOO_OFFLINE=1 (no network).",
+    )
+    parser.add_argument("--version", action="version", version=f"isanet-zoo {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], name: str) -> argparse.ArgumentParser:
+        summary = (run.__doc__ or "").splitlines()[0]
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.set_defaults(run=run)
+        return added
+
+    listing = command(_list, "list")
+    listing.add_argument("filter", nargs="?", default="*", help="a pattern, such as '*resnet101*'")
+    listing.add_argument("--dataset", help="only weights for this data set")
+    listing.add_argument("--backbone", help="only weights on this timm encoder")
+    _json(listing)
+
+    info = command(_info, "info")
+    info.add_argument("name")
+    _json(info)
+
+    download = command(_download, "download")
+    _names(download)
+    download.add_argument("--force", action="store_true", help="fetch again what is cached")
+
+    predict = command(_predict, "predict")
+    predict.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="pictures, or one folder")
+    predict.add_argument("-m", "--model", required=True, metavar="NAME", help="see `list`")
+    predict.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
+    predict.add_argument(
+        "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"
+    )
+    predict.add_argument(
+        "--device", help="such as cpu, cuda or mps (default: cuda if there is one)"
+    )
+    predict.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    predict.add_argument("--batch-size", type=int, default=1, metavar="N")
+    predict.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
+    predict.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    predict.add_argument("--tile", type=int, metavar="SIDE", help="slide a window of this side")
+    predict.add_argument("--overlap", type=float, default=0.25, metavar="SHARE")
+    predict.add_argument("--confidence", action="store_true", help="also write confidence maps")
+    predict.add_argument("--no-resize", action="store_true", help="keep the pictures' own size")
+    _json(predict)
+
+    convert = command(_convert, "convert")
+    convert.add_argument("src", metavar="FILE", help="an upstream checkpoint")
+    convert.add_argument("dst", metavar="OUT", help="the .safetensors file to write")
+    convert.add_argument(
+        "-m", "--model", required=True, metavar="NAME", help="what it was made from"
+    )
+
+    _json(command(_verify, "verify"))
+
+    cache = command(_cache, "cache")
+    cache.add_argument(
+        "--remove", nargs="+", metavar="NAME", default=[], help="delete these weights"
+    )
+    _json(cache)
+
+    _json(command(_env, "env"))
+
+    pin = command(_pin, "pin")
+    _names(pin)
+    pin.add_argument("--manifest", type=Path, help="the file to write (default: the one in use)")
+    return parser
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _names(parser: argparse.ArgumentParser) -> None:
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("names", nargs="*", default=[], metavar="NAME", help="see `list`")
+    either.add_argument("--all", action="store_true", help="all of them")
+
+
+def _complain(error: object) -> None:
+    print(f"isanet-zoo: error: {error}", file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in aligned columns, numbers to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    numeric = [all(_is_number(cell) for cell in column[1:]) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
+
+
+def _list(options: argparse.Namespace) -> int:
+    """List the published weights."""
+    names = list_models(options.filter, dataset=options.dataset, backbone=options.backbone)
+    if options.json:
+        _print_json([_summary(name) for name in names])
+        return 0
+    rows: list[Sequence[object]] = [
+        ("name", "data set", "classes", "params M", "reported mIoU", "trust")
+    ]
+    for name in names:
+        weights = get_weights(name)
+        rows.append(
+            (
+                name,
+                weights.dataset,
+                weights.num_classes,
+                f"{weights.parameters.without_aux / 1e6:.1f}",
+                f"{weights.metrics[0].value:.2f}",
+                weights.trust,
+            )
+        )
+    _print_table(rows)
+    return 0
+
+
+def _summary(name: str) -> dict[str, Any]:
+    weights = get_weights(name)
+    return dataclasses.asdict(weights) | {"trust": weights.trust, "path": str(weights.path())}
+
+
+def _info(options: argparse.Namespace) -> int:
+    """Say everything about one published weight."""
+    summary = _summary(options.name)
+    if options.json:
+        _print_json(summary)
+        return 0
+    labels = summary.pop("label_set")
+    summary["classes"] = ", ".join(name.split(",")[0] for name in labels["names"])
+    _print_tree(summary)
+    return 0
+
+
+def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
+    for key, value in tree.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(item, dict) for item in items):
+            for item in items:
+                print(f"{indent}{key}:")
+                _print_tree(item, indent + "  ")
+        else:
+            text = ", ".join("not known" if item is None else str(item) for item in items)
+            print(f"{indent}{key}: {text}")
+
+
+def _each(names: Iterable[str], act: Callable[[str], object]) -> int:
+    """Do something for each name; go on past failures, and return 1 if there were any."""
+    status = 0
+    for name in names:
+        try:
+            act(name)
+        except ZooError as error:
+            _complain(error)
+            status = 1
+    return status
+
+
+def _download(options: argparse.Namespace) -> int:
+    """Fetch, check and convert weights; print where they are."""
+    from isanet_zoo.weights.acquire import download
+
+    names = list_models() if options.all else options.names
+    return _each(names, lambda name: print(download(name, force=options.force)))
+
+
+def _predict(options: argparse.Namespace) -> int:
+    """Segment pictures: an index PNG and an overlay with legend for each."""
+    import torch
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    from isanet_zoo.inference.images import Picture, list_folder, read_image
+    from isanet_zoo.zoo import Predictor, create_model
+
+    images = [
+        image
+        for path in map(Path, options.images)
+        for image in (list_folder(path) if path.is_dir() else [path])
+    ]
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {options.out} cannot be a folder: {error}") from error
+    model = create_model(options.model, options.weights is None, weights=options.weights)
+    predictor = Predictor(
+        model,
+        device=options.device or ("cuda" if torch.cuda.is_available() else None),
+        dtype=torch.bfloat16 if options.bf16 else None,
+        batch_size=options.batch_size,
+        scales=options.scales,
+        flip=options.flip,
+        tile=options.tile,
+        overlap=options.overlap,
+        resize=not options.no_resize,
+        confidence=options.confidence,
+    )
+    failures: list[InputError] = []
+
+    def readable() -> Iterator[Picture]:
+        for image in images:
+            try:
+                yield read_image(image)
+            except InputError as error:
+                failures.append(error)
+                bar.update()
+
+    stems = _stems(images)
+    results: list[dict[str, Any]] = []
+    hidden = len(images) == 1
+    with tqdm(total=len(images), unit="picture", disable=hidden) as bar:  # type: ignore[no-untyped-call]
+        for segmentation in predictor.stream(readable()):
+            assert segmentation.path is not None
+            files = _write(segmentation, options.out / stems[segmentation.path])
+            classes = [
+                {"id": index, "name": name, "fraction": fraction}
+                for index, name, fraction in segmentation.present()
+            ]
+            results.append({"image": str(segmentation.path), "files": files, "classes": classes})
+            bar.update()
+    if options.json:
+        _print_json({"results": results, "errors": [str(error) for error in failures]})
+    else:
+        for result in results:
+            print("\n".join(result["files"]))
+    if failures:
+        _complain(f"{len(failures)} of {len(images)} pictures could not be used:")
+        for failure in failures:
+            print(f"  {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _stems(images: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each picture's results; pictures of one name keep what tells them apart."""
+    counts = Counter(image.stem for image in images)
+    stems = {image: image.stem if counts[image.stem] == 1 else image.name for image in images}
+    if len(set(stems.values())) < len(stems):
+        twice = next(name for name, count in Counter(stems.values()).items() if count > 1)
+        raise InputError(f"several pictures are called {twice}; segment one folder at a time")
+    return stems
+
+
+def _write(segmentation: Segmentation, stem: Path) -> list[str]:
+    """Write the results of one picture beside each other; return their paths."""
+    from PIL import Image
+
+    parts = {"labels": segmentation.to_image(), "overlay": segmentation.overlay()}
+    if segmentation.confidence is not None:
+        levels = (255 * segmentation.confidence).round().astype("uint8")
+        parts["confidence"] = Image.fromarray(levels)
+    files = {stem.with_name(f"{stem.name}.{part}.png"): image for part, image in parts.items()}
+    for file, image in files.items():
+        try:
+            image.save(file)
+        except OSError as error:
+            raise InputError(f"{file} cannot be written: {error}") from error
+    return [str(file) for file in files]
+
+
+def _convert(options: argparse.Namespace) -> int:
+    """Convert an upstream checkpoint of your own to safetensors."""
+    from isanet_zoo.weights.acquire import convert_checkpoint
+
+    print(convert_checkpoint(options.src, options.dst, options.model))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Read everything that is cached and compare it with what was put there."""
+    from isanet_zoo.weights.acquire import verify
+
+    problems = {entry.name: verify(entry) for entry in entries()}
+    if options.json:
+        _print_json(problems)
+    elif problems:
+        _print_table((name, problem or "ok") for name, problem in problems.items())
+    else:
+        print(f"nothing is cached in {cache_root()}", file=sys.stderr)
+    return 1 if any(problems.values()) else 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    """Show where weights are cached and how much they take, or delete some."""
+    if options.remove:
+        return _each(options.remove, _remove)
+    sizes = {entry.name: entry.model.stat().st_size for entry in entries()}
+    if options.json:
+        _print_json({"folder": str(cache_root()), "bytes": sizes})
+        return 0
+    print(cache_root())
+    if sizes:
+        _print_table((name, f"{size / 1e6:.1f}", "MB") for name, size in sizes.items())
+    return 0
+
+
+def _remove(name: str) -> None:
+    entry = CacheEntry.of(name)
+    if entry not in entries():
+        raise InputError(f"{name} is not cached in {cache_root()}")
+    shutil.rmtree(entry.folder)
+
+
+def _env(options: argparse.Namespace) -> int:
+    """Say what is installed and where things are, for a bug report."""
+    report: dict[str, str] = {"isanet_zoo": __version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "huggingface_hub", "safetensors", "numpy"):
+        try:
+            report[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            report[package] = "not installed"
+    report |= {"platform": platform.platform(), "cache": str(cache_root())}
+    report |= {"manifest": str(manifest_path())}
+    for variable in (
+        "ISANET_ZOO_CACHE",
+        "ISANET_ZOO_MIRROR",
+        "ISANET_ZOO_OFFLINE",
+        "HF_HUB_OFFLINE",
+    ):
+        report[variable] = os.environ.get(variable, "not set")
+    healthy = True
+    try:
+        torch = importlib.import_module("torch")
+        report["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        importlib.import_module("isanet_zoo.network.backbones")
+    except (ImportError, OSError, RuntimeError) as error:  # whatever a broken installation raises
+        report["problem"] = str(error)
+        healthy = False
+    if options.json:
+        _print_json(report)
+    else:
+        _print_tree(report)
+    return 0 if healthy else 1
+
+
+def _pin(options: argparse.Namespace) -> int:
+    """Write sha256, size and state digest of published files into the manifest (maintainers)."""
+    from isanet_zoo.weights.pinning import pin
+
+    manifest = options.manifest or manifest_path()
+    names = list_models() if options.all else options.names
+    return _each(names, lambda name: print(name, pin(name, manifest).sha256))
