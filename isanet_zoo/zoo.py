@@ -107,9 +107,8 @@ def create_model(
             "all parameters; give one"
         )
     if not pretrained and weights is None:
-        network = replace(
-            record.network, num_classes=num_classes or record.num_classes, in_chans=in_chans
-        )
+        classes = record.num_classes if num_classes is None else num_classes
+        network = replace(record.network, num_classes=classes, in_chans=in_chans)
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
     if isinstance(weights, str) and (tagged := _tagged(record, weights)):
         record, pretrained = tagged, True
@@ -124,7 +123,7 @@ def create_model(
         checkpoint,
         record,
         LoadReport(path, trust),
-        num_classes=num_classes or checkpoint.network.num_classes,
+        num_classes=checkpoint.network.num_classes if num_classes is None else num_classes,
         in_chans=in_chans,
         aux_loss=aux_loss,
     )

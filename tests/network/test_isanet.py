@@ -1,0 +1,154 @@
+"""The network as a module: outputs, freezing, memory, optimiser groups, bad numbers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isanet_zoo.errors import InputError
+from isanet_zoo.labels import LabelSet
+from isanet_zoo.network.config import HeadConfig
+from isanet_zoo.network.isanet import ISANet, ISANetOutput
+
+HEAD = HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12, dropout=0.0)
+
+
+def tiny(*, aux_loss: bool = False, in_chans: int = 3, head: HeadConfig = HEAD) -> ISANet:
+    torch.manual_seed(0)
+    return ISANet("test_resnet", num_classes=5, aux_loss=aux_loss, in_chans=in_chans, head=head)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (57, 83), (8, 8), (1, 200)])
+def test_logits_have_the_size_of_the_image(height: int, width: int) -> None:
+    model = tiny().eval()
+    images = torch.randn(2, 3, height, width)
+    assert model(images).shape == (2, 5, height, width)
+    assert model.forward_logits(images).shape == (2, 5, -(-height // 8), -(-width // 8))
+
+
+@pytest.mark.parametrize(("resize", "corners"), [("half_pixel", False), ("corners", True)])
+def test_final_resize_is_the_family_s(resize: str, corners: bool) -> None:
+    head = HeadConfig(**(vars(HEAD) | {"resize": resize}))
+    model = tiny(head=head).eval()
+    images = torch.randn(1, 3, 50, 70)
+    expected = F.interpolate(
+        model.forward_logits(images), (50, 70), mode="bilinear", align_corners=corners
+    )
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_auxiliary_logits_appear_in_training_only() -> None:
+    model = tiny(aux_loss=True)
+    images = torch.randn(2, 3, 48, 64)
+    output = model(images)
+    assert isinstance(output, ISANetOutput)
+    assert output.out.shape == output.aux.shape == (2, 5, 48, 64)
+    assert isinstance(model.eval()(images), torch.Tensor)
+    assert isinstance(tiny()(images), torch.Tensor)
+
+
+@pytest.mark.parametrize("freeze", ["freeze_backbone", "freeze_norm"])
+def test_frozen_parts_stay_as_they_are_through_train(freeze: str) -> None:
+    model = tiny(aux_loss=True)
+    keys = model.state_dict().keys()
+    getattr(model, freeze)()
+    model.train()
+    frozen_prefix = "backbone." if freeze == "freeze_backbone" else ""
+    before = copy.deepcopy(model.state_dict())
+    optimiser = torch.optim.SGD(model.param_groups(lr=0.1))
+    output = model(torch.randn(4, 3, 48, 64))
+    (output.out.square().mean() + output.aux.square().mean()).backward()
+    optimiser.step()
+    assert model.training
+    assert model.state_dict().keys() == keys
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for key, tensor in model.state_dict().items():
+        is_norm = key.rpartition(".")[0] in norms
+        if key.startswith(frozen_prefix) and (is_norm or freeze == "freeze_backbone"):
+            assert torch.equal(tensor, before[key]), key
+    for key in ("head.reduce.conv.weight", "head.classifier.weight"):
+        assert not torch.equal(model.state_dict()[key], before[key])
+
+
+def test_checkpointing_changes_memory_not_gradients() -> None:
+    plain, thrifty = tiny(), tiny()
+    thrifty.set_grad_checkpointing()
+    images = torch.randn(2, 3, 64, 64)
+    for model in (plain, thrifty):
+        model.train()(images).square().mean().backward()
+    pairs = zip(plain.named_parameters(), thrifty.parameters(), strict=True)
+    for (name, first), second in pairs:
+        assert first.grad is not None, name
+        torch.testing.assert_close(first.grad, second.grad, msg=name)
+
+
+def test_checkpointing_recomputes_attention() -> None:
+    model = tiny().train()
+    calls = []
+    model.head.attention.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.set_grad_checkpointing()
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert len(calls) == 2
+    model.set_grad_checkpointing(False)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert len(calls) == 3
+
+
+def test_parameter_groups_cover_each_parameter_once() -> None:
+    model = tiny(aux_loss=True)
+    backbone, heads = model.param_groups(0.01, head_multiplier=10)
+    assert (backbone["lr"], heads["lr"]) == (0.01, pytest.approx(0.1))
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters()}
+    total = len(backbone["params"]) + len(heads["params"])
+    assert total == len(list(model.parameters()))
+    model.freeze_backbone()
+    assert [group["name"] for group in model.param_groups(0.01)] == ["heads"]
+
+
+def test_other_channel_counts_and_backbones() -> None:
+    assert tiny(in_chans=4).eval()(torch.randn(1, 4, 32, 32)).shape == (1, 5, 32, 32)
+    model = ISANet("mobilenetv3_small_050", num_classes=3, head=HEAD).eval()
+    assert model.forward_logits(torch.randn(1, 3, 64, 64)).shape == (1, 3, 8, 8)
+
+
+def test_architecture_numbers_shape_the_parameters() -> None:
+    shapes = {key: tuple(value.shape) for key, value in tiny(aux_loss=True).state_dict().items()}
+    assert shapes["head.fuse.conv.weight"] == (16, 32, 3, 3)
+    assert "head.attention.long_range.value.bias" not in shapes
+    assert shapes["aux_head.reduce.conv.weight"][0] == 12
+    other = HeadConfig(**(vars(HEAD) | {"fuse_kernel": 1, "value_bias": True}))
+    shapes = {key: tuple(value.shape) for key, value in tiny(head=other).state_dict().items()}
+    assert shapes["head.fuse.conv.weight"] == (16, 32, 1, 1)
+    assert shapes["head.attention.short_range.value.bias"] == (16,)
+
+
+def test_activation_reaches_every_layer_of_the_heads() -> None:
+    model = tiny(aux_loss=True, head=HeadConfig(**(vars(HEAD) | {"activation": "leaky_relu"})))
+    kinds = {
+        type(module)
+        for part in (model.head, model.aux_head)
+        if part is not None
+        for module in part.modules()
+    }
+    assert nn.LeakyReLU in kinds
+    assert nn.ReLU not in kinds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet50x"}, "timm has no model 'resnet50x'"),
+        ({"backbone": "vit_tiny_patch16_224"}, "cannot be an encoder at stride 8"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"in_chans": 0}, "in_chans is 0"),
+        ({"label_set": LabelSet.generic(4)}, "has 4 classes, the network 5"),
+    ],
+)
+def test_bad_numbers_are_named(options: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"backbone": "test_resnet", "num_classes": 5} | options
+    with pytest.raises(InputError, match=message):
+        ISANet(**arguments)  # type: ignore[arg-type]

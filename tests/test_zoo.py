@@ -1,0 +1,272 @@
+"""From a name to a network: upstream's logits, counts, strict loading, and what loading reports."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import isanet_zoo
+from isanet_zoo import (
+    CheckpointError,
+    InputError,
+    ISANet,
+    UnknownModelError,
+    create_model,
+    factories,
+    get_weights,
+    list_models,
+)
+from isanet_zoo.weights import checkpoints
+from tests import reference
+from tests.conftest import TinyZoo
+
+SIX = [
+    f"isanet_resnet{depth}os8_{dataset}"
+    for depth in (50, 101)
+    for dataset in ("voc", "ade20k", "cityscapes")
+]
+PARAMETERS = {  # with the auxiliary head, as upstream's own code counts them
+    "isanet_resnet50os8_voc": 44_267_402,
+    "isanet_resnet50os8_ade20k": 44_399_756,
+    "isanet_resnet50os8_cityscapes": 44_265_350,
+    "isanet_resnet101os8_voc": 63_259_530,
+    "isanet_resnet101os8_ade20k": 63_391_884,
+    "isanet_resnet101os8_cityscapes": 63_257_478,
+}
+WITH_VECTORS = [
+    "isanet_resnet50os8_voc",
+    "isanet_resnet50os8_ade20k",
+    "isanet_resnet101os8_cityscapes",
+]
+
+
+def both_logits(model: ISANet, images: Tensor) -> tuple[Tensor, Tensor]:
+    assert model.aux_head is not None
+    with torch.no_grad():
+        aux_features, features = model.forward_features(images)
+        return model.head(features), model.aux_head(aux_features)
+
+
+def close(actual: Tensor, expected: Any, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=0, atol=tolerance)
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize("name", WITH_VECTORS)
+def test_logits_are_upstream_s(name: str) -> None:
+    model = create_model(name, pretrained=True, aux_loss=True)
+    vectors = reference.golden(name)
+    for case in reference.INPUTS:
+        logits, aux = both_logits(model, reference.make_input(case))
+        close(logits, vectors[f"{case}/seg_logits"])
+        close(aux, vectors[f"{case}/aux_logits"])
+
+
+def test_logits_are_upstream_s_where_attention_is_sharp(tmp_path: Path) -> None:
+    name = "isanet_resnet50os8_voc"
+    path = tmp_path / "sharp.pth"
+    torch.save(reference.fill(reference.upstream_shapes(name), sharp=True), path)
+    model = create_model(name, weights=path)
+    with torch.no_grad():
+        logits = model.forward_logits(reference.make_input("b97x141"))
+    close(logits, reference.golden(f"{name}_sharp")["b97x141/seg_logits"], 1e-4)
+
+
+@pytest.mark.usefixtures("zoo")
+def test_attention_alone_is_upstream_s() -> None:
+    head = create_model("isanet_resnet50os8_voc", pretrained=True).head
+    vectors = reference.golden("isa_block_p13x11")
+    rng = np.random.Generator(np.random.PCG64(int(vectors["c4_seed"])))
+    noise = rng.standard_normal(tuple(vectors["c4_shape"])).astype(np.float32)
+    with torch.no_grad():
+        reduced = head.reduce(torch.from_numpy(np.maximum(noise, 0)))
+        context = head.attention(reduced)
+        fused = head.fuse(torch.cat([context, reduced], dim=1))
+    close(reduced, vectors["in_conv"])
+    close(context, vectors["local_restored_cropped"])
+    close(fused, vectors["out_conv"])
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize("name", SIX)
+def test_each_of_the_six_loads_and_has_upstream_s_size(name: str) -> None:
+    model = getattr(isanet_zoo, name)(pretrained=True)
+    record = get_weights(name)
+    aux = 1024 * 512 * 9 + 2 * 512 + (512 + 1) * record.num_classes
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == record.parameters.without_aux == PARAMETERS[name] - aux
+    assert record.parameters.with_aux == PARAMETERS[name]
+    assert not model.training
+    assert model.weights is record
+    assert model.label_set is record.label_set
+    upstream = reference.fill(reference.upstream_shapes(name))
+    state = model.state_dict()
+    for key in (
+        "backbone_net.stem.7.weight",
+        "decoder.1.bias",
+        "local_relation.value_project.weight",
+    ):
+        assert torch.equal(state[checkpoints.SSSEG.ours(key)], upstream[key])
+
+
+def test_names_signature_and_manifest_agree() -> None:
+    names = [name for name in vars(factories) if name.startswith("isanet_")]
+    assert sorted(names) == sorted(SIX) == [name for name in list_models() if "." not in name]
+    expected = list(inspect.signature(create_model).parameters.values())[1:]
+    for name in names:
+        signature = inspect.signature(getattr(factories, name))
+        assert list(signature.parameters.values()) == expected
+        assert signature.return_annotation == "ISANet"
+
+
+def test_each_factory_builds_the_model_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        factories, "create_model", lambda *args, **options: seen.append((args, options))
+    )
+    options = {
+        "weights": "w", "num_classes": 3, "in_chans": 4,
+        "aux_loss": True, "pretrained_backbone": True, "progress": False,
+    }  # fmt: skip
+    for name in SIX:
+        getattr(factories, name)(True, **options)
+        assert seen.pop() == ((name, True), options)
+
+
+def test_bare_call_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ISANET_ZOO_OFFLINE")
+    monkeypatch.setattr(socket, "socket", forbidden)
+    model = isanet_zoo.isanet_resnet50os8_voc()
+    assert model.weights is None
+    assert model.load_report is None
+    assert model.classes[15] == "person"
+    assert model.palette[15] == (192, 128, 128)
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise AssertionError("the network was asked")
+
+
+@pytest.fixture
+def tiny(tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> TinyZoo:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    return tiny_zoo
+
+
+def test_report_says_what_was_loaded(tiny: TinyZoo) -> None:
+    report = create_model("isanet_tiny", pretrained=True).load_report
+    assert report.trust == "unverified"
+    assert report.source == tiny.weights.path()
+    assert report.fresh == report.adapted == ()
+    assert all(key.startswith("aux_head.") for key in report.unused)
+    assert len(report.unused) == 8
+    assert create_model("isanet_tiny", pretrained=True).load_report.trust == "pinned"
+
+
+def test_other_classes_leave_only_the_classifiers_fresh(
+    tiny: TinyZoo, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "isanet_zoo.zoo"):
+        model = create_model("isanet_tiny", pretrained=True, num_classes=7, aux_loss=True)
+    classifiers = {
+        f"{head}.classifier.{part}" for head in ("head", "aux_head") for part in ("weight", "bias")
+    }
+    assert set(model.load_report.fresh) == classifiers
+    assert [record.name for record in caplog.records] == ["isanet_zoo.zoo"]
+    assert all(key in caplog.text for key in classifiers)
+    assert model.classes == tuple(f"class {index}" for index in range(7))
+    state = model.state_dict()
+    for key, tensor in tiny.state.items():
+        if (ours := checkpoints.SSSEG.ours(key)) not in classifiers:
+            assert torch.equal(state[ours], tensor), key
+    assert not any(tensor.is_meta for tensor in state.values())
+    assert state["head.classifier.weight"].shape == (7, 16, 1, 1)
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 7, 32, 32)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_other_channels_adapt_the_first_convolution_as_timm_does(in_chans: int) -> None:
+    from timm.models import adapt_input_conv
+
+    rgb = create_model("isanet_tiny", pretrained=True).state_dict()
+    model = create_model("isanet_tiny", pretrained=True, in_chans=in_chans)
+    (stem,) = model.load_report.adapted
+    assert stem == "backbone.conv1.0.weight"
+    assert torch.equal(model.state_dict()[stem], adapt_input_conv(in_chans, rgb[stem]))
+    assert model(torch.randn(1, in_chans, 32, 32)).shape == (1, 5, 32, 32)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_loaded_model_can_be_trained() -> None:
+    model = create_model("isanet_tiny", pretrained=True, aux_loss=True).train()
+    before = model.state_dict()["backbone.conv1.0.weight"].clone()
+    optimiser = torch.optim.SGD(model.param_groups(0.1))
+    output = model(torch.randn(2, 3, 32, 32))
+    (output.out.square().mean() + output.aux.square().mean()).backward()
+    optimiser.step()
+    assert not torch.equal(model.state_dict()["backbone.conv1.0.weight"], before)
+    again = create_model("isanet_tiny", pretrained=True)
+    assert torch.equal(again.state_dict()["backbone.conv1.0.weight"], before)
+
+
+def test_weights_may_be_a_file_of_another_class_count(tiny: TinyZoo, tmp_path: Path) -> None:
+    shapes = {key: tuple(tensor.shape) for key, tensor in tiny.state.items()}
+    shapes |= {"decoder.1.weight": (9, 16, 1, 1), "decoder.1.bias": (9,)}
+    shapes |= {"auxiliary_decoder.4.weight": (9, 12, 1, 1), "auxiliary_decoder.4.bias": (9,)}
+    torch.save({"epoch": 3, "model": reference.fill(shapes)}, tmp_path / "own.pth")
+    model = create_model("isanet_tiny", weights=tmp_path / "own.pth")
+    assert model.config.num_classes == 9
+    assert model.load_report.fresh == ()
+    assert model.load_report.trust == "local"
+    assert create_model(
+        "isanet_tiny", weights=tmp_path / "own.pth", num_classes=2
+    ).load_report.fresh
+
+
+def test_own_file_without_auxiliary_head(tiny: TinyZoo, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    checkpoints.save_state(create_model("isanet_tiny", pretrained=True).state_dict(), own)
+    assert create_model("isanet_tiny", weights=str(own)).load_report.unused == ()
+    with pytest.raises(CheckpointError, match="no auxiliary head"):
+        create_model("isanet_tiny", weights=own, aux_loss=True)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_tag_names_weights() -> None:
+    by_tag = create_model("isanet_tiny", weights="ssseg")
+    assert by_tag.weights is get_weights("isanet_tiny") is get_weights("isanet_tiny.ssseg")
+    assert torch.equal(
+        by_tag.state_dict()["head.classifier.weight"],
+        create_model("isanet_tiny.ssseg", pretrained=True).state_dict()["head.classifier.weight"],
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"pretrained": True, "weights": "ssseg"}, InputError, "both name weights"),
+        ({"pretrained": True, "pretrained_backbone": True}, InputError, "encoder alone"),
+        ({"weights": "mmseg_80k"}, UnknownModelError, "which has ssseg"),
+        ({"weights": "nowhere.pth"}, UnknownModelError, "neither a file nor a tag"),
+        ({"num_classes": 0}, InputError, "num_classes is 0"),
+    ],
+)
+def test_contradictions_and_typos_are_errors(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        create_model("isanet_tiny", **options)
+
+
+def test_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownModelError, match="did you mean isanet_resnet50os8_voc"):
+        create_model("isanet_resnet50_voc")
