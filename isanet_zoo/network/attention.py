@@ -117,5 +117,5 @@ class InterlacedAttention(nn.Module):
         x = x.reshape(batch, windows_h, windows_w, channels, window_h, window_w)
         x = x.permute(0, 3, 1, 4, 2, 5)  # (B, C, Q_h, P_h, Q_w, P_w): the map again
         x = x.reshape(batch, channels, windows_h * window_h, windows_w * window_w)
-        # A negative pad crops. A slice would tie an exported graph to maps that need padding, or not.
+        # A negative pad crops. A slice would tie an exported graph to maps that need padding.
         return F.pad(x, (-left, left - pad_w, -top, top - pad_h))  # (B, C, h, w)

@@ -1,0 +1,320 @@
+"""Weight files: every container upstream wrote, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
+from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights.manifest import load_manifest
+from tests import reference
+from tests.conftest import TINY_NETWORK, TinyZoo
+
+State = dict[str, Tensor]
+CONTAINERS = [name for name, _, _ in reference.containers({})]
+
+
+def load(path: Path) -> State:
+    return checkpoints.load_checkpoint(path, TINY_NETWORK, exact=True).state
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_upstream_s_keys_map_one_to_one_onto_ours(backbone: str) -> None:
+    name = f"isanet_{backbone}os8_voc"
+    shapes = reference.upstream_shapes(name)
+    expected = checkpoints.structure(load_manifest()[name].network, aux_loss=True)
+    ours = {checkpoints.SSSEG.ours(key): shape for key, shape in shapes.items()}
+    assert ours == {key: spec.shape for key, spec in expected.items()}
+    assert {checkpoints.SSSEG.theirs(key) for key in ours} == shapes.keys()
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_holds_the_same_tensors(
+    container: str, tiny_zoo: TinyZoo, tmp_path: Path
+) -> None:
+    content, as_zip = next(
+        (content, as_zip)
+        for name, content, as_zip in reference.containers(tiny_zoo.state)
+        if name == container
+    )
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    state = load(path)
+    assert len(state) == len(tiny_zoo.state)
+    for key, tensor in tiny_zoo.state.items():
+        assert torch.equal(state[checkpoints.SSSEG.ours(key)], tensor), key
+
+
+def test_converted_twin_has_the_same_state_digest(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    twin = convert_checkpoint(tiny_zoo.published, tmp_path / "twin.safetensors", "isanet_tiny")
+    digest = checkpoints.state_digest(load(tiny_zoo.published))
+    assert checkpoints.state_digest(load(twin)) == digest
+    again = convert_checkpoint(twin, tmp_path / "again.safetensors", "isanet_tiny")
+    assert again.read_bytes() == twin.read_bytes()
+
+
+def test_state_digest_sees_names_shapes_types_and_bytes() -> None:
+    state = {"a": torch.arange(6.0), "b": torch.zeros(())}
+    variants = [
+        state,
+        {"a": state["a"], "c": state["b"]},
+        state | {"a": state["a"].reshape(2, 3)},
+        state | {"a": state["a"].to(torch.int32)},
+        state | {"a": -state["a"]},
+        state | {"b": torch.tensor(-0.0)},
+    ]
+    assert len({checkpoints.state_digest(variant) for variant in variants}) == len(variants)
+    strided = {"b": state["b"], "a": torch.arange(12.0)[::2] / 2}
+    assert checkpoints.state_digest(strided) == checkpoints.state_digest(state)
+
+
+def without(key: str) -> Callable[[State], State]:
+    return lambda state: {name: tensor for name, tensor in state.items() if name != key}
+
+
+def with_value(key: str, change: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
+    return lambda state: state | {key: change(state[key])}
+
+
+def first_becomes(value: float) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[0] = value
+        return changed
+
+    return change
+
+
+VALUE = "global_relation.value_project.weight"
+WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
+    "missing": (without(VALUE), ["missing", VALUE]),
+    "auxiliary head incomplete": (
+        without("auxiliary_decoder.4.bias"),
+        ["missing", "auxiliary_decoder.4.bias"],
+    ),
+    "renamed": (
+        lambda state: without(VALUE)(state) | {"global_relation.value.weight": state[VALUE]},
+        ["missing", VALUE, "unknown", "global_relation.value.weight"],
+    ),
+    "one too many": (
+        lambda state: state | {"out_conv.0.bias": torch.zeros(16)},
+        ["unknown", "out_conv.0.bias"],
+    ),
+    "shape": (
+        with_value(VALUE, lambda tensor: tensor[:, :8]),
+        [VALUE, "float32 16x8x1x1", "expected float32 16x16x1x1"],
+    ),
+    "type": (
+        with_value(VALUE, lambda tensor: tensor.half()),
+        [VALUE, "float16", "expected float32"],
+    ),
+    "not finite": (with_value(VALUE, first_becomes(float("nan"))), ["not finite", VALUE]),
+    "infinite": (with_value("decoder.1.bias", first_becomes(float("inf"))), ["decoder.1.bias"]),
+    "negative variance": (
+        with_value("out_conv.1.running_var", first_becomes(-1e-3)),
+        ["negative variances", "out_conv.1.running_var"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("exact", [True, False])
+def test_wrong_tensors_are_refused_by_their_names(
+    kind: str, exact: bool, tiny_zoo: TinyZoo, tmp_path: Path
+) -> None:
+    change, words = WRONG[kind]
+    path = tmp_path / "wrong.pth"
+    torch.save({"model": change(tiny_zoo.state)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load_checkpoint(path, TINY_NETWORK, exact=exact)
+    assert all(word in str(caught.value) for word in [str(path), *words])
+
+
+def test_error_lists_ten_keys_and_counts_the_others(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    path = tmp_path / "short.pth"
+    torch.save(dict(list(tiny_zoo.state.items())[30:]), path)
+    with pytest.raises(CheckpointError, match="and 20 more") as caught:
+        load(path)
+    assert str(caught.value).count("backbone_net.") == 10
+
+
+def test_published_file_must_have_the_published_class_count(tmp_path: Path) -> None:
+    other = replace(TINY_NETWORK, num_classes=7)
+    shapes = {
+        checkpoints.SSSEG.theirs(key): spec.shape
+        for key, spec in checkpoints.structure(other, aux_loss=True).items()
+    }
+    path = tmp_path / "seven.pth"
+    torch.save(reference.fill(shapes), path)
+    assert checkpoints.load_checkpoint(path, TINY_NETWORK).network == other
+    with pytest.raises(CheckpointError, match=r"decoder\.1\.weight \(float32 7x16x1x1"):
+        load(path)
+
+
+class Evil:
+    """Unpickled the ordinary way, it runs a command."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_foreign_global_is_named_and_nothing_of_it_runs(
+    as_zip: bool, tiny_zoo: TinyZoo, tmp_path: Path
+) -> None:
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    content = {"model": tiny_zoo.state, "extra": Evil(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(CheckpointError, match=r"asks for posix\.system"):
+        load(path)
+    assert not trace.exists()
+
+
+def test_plain_pickle_is_refused_too(tmp_path: Path) -> None:
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+        load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_file_is_called_truncated(
+    as_zip: bool, kept: float, tiny_zoo: TinyZoo, tmp_path: Path
+) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save({"model": tiny_zoo.state}, path, _use_new_zipfile_serialization=as_zip)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(CheckpointError, match="truncated" if kept else "an empty file"):
+        load(path)
+
+
+@given(as_zip=st.booleans(), position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+@settings(max_examples=60, deadline=None)
+def test_damaged_byte_never_raises_anything_but_checkpoint_error(
+    as_zip: bool, position: float, byte: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "damaged.pth")
+        torch.save(
+            {"model": {"out_conv.0.weight": torch.zeros(4), "in_conv.1.bias": torch.ones(3)}},
+            path,
+            _use_new_zipfile_serialization=as_zip,
+        )
+        content = bytearray(path.read_bytes())
+        content[int(position * len(content))] = byte
+        path.write_bytes(content)
+        with contextlib.suppress(CheckpointError):
+            checkpoints.read_state(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_safetensors_file_is_called_truncated(
+    kept: float, tiny_zoo: TinyZoo, tmp_path: Path
+) -> None:
+    path = convert_checkpoint(tiny_zoo.published, tmp_path / "x.safetensors", "isanet_tiny")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(CheckpointError, match="truncated" if kept else "an empty file"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"<?xml version='1.0'?><Error/>", "an XML document"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            "a git-lfs pointer",
+        ),
+        (b"once upon a time", "not a checkpoint that torch wrote"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_other_files_are_called_what_they_are(
+    content: bytes, words: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    if suffix == ".safetensors" and "torch" in words:
+        words = "no safetensors file"
+    with pytest.raises(CheckpointError, match=words):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "an empty dict"),
+        ([torch.zeros(1)], "a list"),
+        (torch.zeros(3), "a Tensor"),
+        ({"epoch": 3, "lr": 0.1}, "epoch, lr are no tensors"),
+        ({"fc.weight": torch.zeros(3)}, "no ISANet checkpoint of a known layout"),
+    ],
+)
+def test_torch_file_without_this_network_is_refused(
+    content: Any, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=words):
+        load(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth cannot be read: No such file"):
+        load(tmp_path / "nowhere.pth")
+
+
+def test_cuda_tagged_and_shared_storages_are_no_obstacle(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    base = torch.zeros(2, 16)
+    state = tiny_zoo.state | {"out_conv.1.bias": base[0], "in_conv.1.bias": base[1]}
+    torch.save({"model": state}, tmp_path / "views.pth")
+    target = convert_checkpoint(tmp_path / "views.pth", tmp_path / "v.safetensors", "isanet_tiny")
+    assert torch.equal(load(target)["head.fuse.norm.bias"], base[0])
+
+
+def test_conversion_leaves_nothing_behind_when_it_fails(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "old.safetensors").write_bytes(b"precious")
+    torch.save({"model": without(VALUE)(tiny_zoo.state)}, tmp_path / "wrong.pth")
+    with pytest.raises(CheckpointError):
+        convert_checkpoint(tmp_path / "wrong.pth", folder / "old.safetensors", "isanet_tiny")
+    assert [path.name for path in folder.iterdir()] == ["old.safetensors"]
+    assert (folder / "old.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.usefixtures("tiny_zoo")
+@pytest.mark.parametrize("name", ["weights.pth", "nowhere/weights.safetensors"])
+def test_conversion_needs_a_name_that_can_be_used(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="weights"):
+        convert_checkpoint("any.pth", tmp_path / name, "isanet_tiny")
+
+
+def test_converted_file_is_plain_safetensors(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    path = convert_checkpoint(tiny_zoo.published, tmp_path / "x.safetensors", "isanet_tiny")
+    tensors = safetensors.torch.load_file(path)
+    model = create_model("isanet_tiny", weights=path, aux_loss=True)
+    assert tensors.keys() == model.state_dict().keys()

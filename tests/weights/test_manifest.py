@@ -1,0 +1,134 @@
+"""The manifest: valid, complete, recomputed, and honest about what nobody knows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import isanet_zoo
+from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.weights import checkpoints, manifest
+from isanet_zoo.weights.manifest import get_weights, list_models, load_manifest
+
+DOCUMENT: dict[str, Any] = json.loads(manifest.manifest_path().read_text("utf-8"))
+SCHEMA: dict[str, Any] = json.loads(
+    Path(manifest.__file__).with_name("manifest.schema.json").read_text("utf-8")
+)
+REPORTED = {  # as the publisher's table of models says
+    "isanet_resnet50os8_voc": 76.99,
+    "isanet_resnet101os8_voc": 78.60,
+    "isanet_resnet50os8_ade20k": 42.60,
+    "isanet_resnet101os8_ade20k": 44.08,
+    "isanet_resnet50os8_cityscapes": 79.34,
+    "isanet_resnet101os8_cityscapes": 80.58,
+}
+
+
+def test_document_follows_its_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator(SCHEMA).validate(DOCUMENT)
+
+
+def test_schema_and_reader_refuse_the_same_mistakes(tmp_path: Path) -> None:
+    entry = ("models", "isanet_resnet50os8_voc", "weights", "ssseg")
+    mistakes: list[tuple[tuple[str, ...], Any]] = [
+        ((*entry, "sha256"), 3),
+        ((*entry, "surprise"), 1),
+        ((*entry, "network", "head", "fuse_kernel"), 5),
+        ((*entry, "preprocess", "mean"), [1.0]),
+        ((*entry, "family"), "caffe"),
+        ((*entry, "metrics"), [{"name": "mIoU"}]),
+    ]
+    for keys, value in mistakes:
+        document = copy.deepcopy(DOCUMENT)
+        place = document
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document), keys
+        path = tmp_path / "manifest.json"
+        path.write_text(json.dumps(document))
+        load_manifest.cache_clear()
+        with pytest.raises(ManifestError, match=r"models\.isanet_resnet50os8_voc\.weights\.ssseg"):
+            load_manifest(path)
+    load_manifest.cache_clear()
+
+
+def test_document_is_written_the_way_pinning_writes_it() -> None:
+    text = manifest.manifest_path().read_text("utf-8")
+    assert text == json.dumps(DOCUMENT, indent=2, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_entry_is_what_the_architecture_and_the_publisher_say(name: str) -> None:
+    weights = get_weights(name)
+    assert weights.structure_digest == checkpoints.structure_digest(weights.network)
+    specs = checkpoints.structure(weights.network, aux_loss=True)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    counts = {key: 1 for key in specs if not key.endswith(statistics)}
+    for key in counts:
+        for side in specs[key].shape:
+            counts[key] *= side
+    assert weights.parameters.with_aux == sum(counts.values())
+    aux = sum(count for key, count in counts.items() if key.startswith("aux_head."))
+    assert weights.parameters.without_aux == sum(counts.values()) - aux
+    (metric,) = weights.metrics
+    assert (metric.value, metric.reproduced) == (REPORTED[name], None)
+    assert weights.filename == f"{name}.pth"
+    assert all(source.endswith(f"/{weights.filename}") for source in weights.sources)
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_what_nobody_published_is_null(name: str) -> None:
+    weights = get_weights(name)
+    unknown = (weights.sha256, weights.sha256_prefix, weights.size, weights.state_digest)
+    assert unknown == (None, None, None, None)
+    assert weights.trust == "unverified"
+
+
+def test_listing_filters_by_pattern_data_set_and_encoder() -> None:
+    assert list_models() == sorted(REPORTED)
+    assert list_models("*resnet101*", dataset="voc") == ["isanet_resnet101os8_voc"]
+    assert len(list_models(backbone="resnet50c")) == 3
+    assert list_models(dataset="camvid") == []
+
+
+def test_the_default_s_tag_may_be_said() -> None:
+    assert get_weights("isanet_resnet50os8_voc.ssseg") is get_weights("isanet_resnet50os8_voc")
+    with pytest.raises(UnknownModelError, match="did you mean"):
+        get_weights("isanet_resnet50os8_voc.mmseg")
+
+
+def test_label_sets_are_the_networks() -> None:
+    ade, city = (get_weights(f"isanet_resnet50os8_{name}") for name in ("ade20k", "cityscapes"))
+    assert ade.label_set.official_ids == tuple(range(1, 151))
+    assert city.label_set.official_ids[:3] == (7, 8, 11)
+    assert city.label_set.colours[0] == (128, 64, 128)
+    assert ade.label_set.short_name(1) == "building"
+    model = ISANet("test_resnet", 19, label_set=city.label_set)
+    assert model.classes[13] == "car"
+    assert model.palette[13] == (0, 0, 142)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "cannot be read"), ("{}", "missing 'label_sets'"), ('{"label_sets": {}}', "'models'")],
+)
+def test_broken_manifest_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(path)
+
+
+def test_record_offers_path_and_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISANET_ZOO_CACHE", "/some/where")
+    weights = isanet_zoo.get_weights("isanet_resnet50os8_voc")
+    assert weights.path() == Path("/some/where/isanet_resnet50os8_voc/model.safetensors")
+    assert weights.transforms().config is weights.preprocess
