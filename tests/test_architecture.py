@@ -1,0 +1,160 @@
+"""Who may import whom. A new edge is a line in a diff here."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from pathlib import Path
+
+import isanet_zoo
+
+PACKAGE = Path(isanet_zoo.__file__).parent
+
+EDGES: dict[str, set[str]] = {
+    # the ground
+    "errors": set(),
+    "records": {"errors"},
+    "labels": {"errors"},
+    # what is computed
+    "network.config": set(),
+    "network.attention": set(),
+    "network.backbones": {"errors", "network.config"},
+    "network.isanet": {
+        "errors",
+        "labels",
+        "network.attention",
+        "network.backbones",
+        "network.config",
+    },
+    # from a picture to a label map
+    "inference.images": {"errors"},
+    "inference.preprocess": {"inference.images", "network.config"},
+    "inference.upsample": set(),
+    "inference.segmentation": {"errors", "inference.images", "labels"},
+    "inference.predictor": {
+        "errors",
+        "inference.images",
+        "inference.preprocess",
+        "inference.segmentation",
+        "inference.upsample",
+        "network.isanet",
+    },
+    # from a published file to a checked state dict
+    "weights.cache": {"errors", "records"},
+    "weights.fetch": {"errors", "weights.cache"},
+    "weights.manifest": {
+        "errors",
+        "inference.preprocess",  # only inside `Weights.transforms`: the manifest needs no torch
+        "labels",
+        "network.config",
+        "records",
+        "weights.cache",
+    },
+    "weights.checkpoints": {
+        "errors",
+        "network.backbones",
+        "network.config",
+        "network.isanet",
+        "weights.fetch",
+    },
+    "weights.acquire": {
+        "errors",
+        "weights.cache",
+        "weights.checkpoints",
+        "weights.fetch",
+        "weights.manifest",
+    },
+    "weights.pinning": {
+        "errors",
+        "weights.acquire",
+        "weights.cache",
+        "weights.checkpoints",
+        "weights.fetch",
+        "weights.manifest",
+    },
+    # the doors
+    "zoo": {
+        "errors",
+        "inference.images",
+        "inference.predictor",
+        "inference.segmentation",
+        "network.backbones",
+        "network.config",
+        "network.isanet",
+        "weights.acquire",
+        "weights.checkpoints",
+        "weights.manifest",
+    },
+    "factories": {"network.isanet", "zoo"},
+    "cli": {
+        "errors",
+        "inference.images",
+        "inference.segmentation",
+        "weights.acquire",
+        "weights.cache",
+        "weights.manifest",
+        "weights.pinning",
+        "zoo",
+    },
+    "__main__": {"cli"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return the package's modules by dotted name; `__init__` files are looked at elsewhere."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """Return which of our modules a file imports, at any depth of its code."""
+    known = modules()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isanet_zoo"):
+            module = (node.module or "").removeprefix("isanet_zoo").removeprefix(".")
+            for alias in node.names:
+                dotted = f"{module}.{alias.name}".removeprefix(".")
+                found.add(dotted if dotted in known else module)
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("isanet_zoo")}
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{path}: relative import"
+    return found - {""}  # `from isanet_zoo import __version__`
+
+
+def test_imports_are_those_of_the_table() -> None:
+    assert {name: imports(path) for name, path in modules().items()} == EDGES
+
+
+def test_imports_form_no_cycle() -> None:
+    graphlib.TopologicalSorter(EDGES).prepare()
+
+
+def test_rooms_are_entered_in_one_direction() -> None:
+    def room(module: str) -> str:
+        return module.partition(".")[0]
+
+    entered = {room(module): set[str]() for module in EDGES}
+    for module, edges in EDGES.items():
+        entered[room(module)] |= {room(edge) for edge in edges} - {room(module)}
+    assert entered["network"] == {"errors", "labels"}
+    assert entered["inference"] == {"errors", "labels", "network"}
+    assert not entered["weights"] & {"zoo", "factories", "cli"}
+
+
+def test_folders_hold_no_code_of_their_own() -> None:
+    for path in PACKAGE.glob("*/__init__.py"):
+        (statement,) = ast.parse(path.read_text("utf-8")).body
+        assert isinstance(statement, ast.Expr), path
+
+
+def test_one_file_knows_timm_and_one_talks() -> None:
+    for name, path in modules().items():
+        text = path.read_text("utf-8")
+        assert ("import timm" in text) == (name == "network.backbones"), name
+        assert ("print(" in text) == (name == "cli"), name
+        assert "filterwarnings" not in text, name
+        assert "strict=False" not in text, name

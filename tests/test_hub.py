@@ -1,0 +1,65 @@
+"""torch.hub finds the factories in a checkout, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import isanet_zoo
+
+ROOT = Path(isanet_zoo.__file__).parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what torch.hub would download."""
+    target = tmp_path / "checkout"
+    shutil.copytree(ROOT / "isanet_zoo", target / "isanet_zoo")
+    for name in ("hubconf.py", "weights_manifest.json"):
+        shutil.copy(ROOT / name, target)
+    return target
+
+
+def test_list_shows_the_factories_and_nothing_else(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # Where torch.hub keeps what it has downloaded, so that it need not.
+    shutil.copytree(checkout, tmp_path / "hub" / "someone_isanet_zoo_main")
+    names = torch.hub.list("someone/isanet_zoo:main", skip_validation=True, trust_repo=True)
+    assert sorted(names) == sorted(n for n in isanet_zoo.__all__ if n.startswith("isanet_"))
+
+
+def test_load_works_where_the_package_is_not_installed(checkout: Path, tmp_path: Path) -> None:
+    code = f"""
+import importlib.abc, importlib.machinery, sys, torch
+
+class OnlyInTheCheckout(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "isanet_zoo":
+            return None
+        if {str(checkout)!r} not in sys.path:
+            raise ModuleNotFoundError(name)
+        return importlib.machinery.PathFinder.find_spec(name, [{str(checkout)!r}])
+
+sys.meta_path.insert(0, OnlyInTheCheckout())
+try:
+    import isanet_zoo
+except ModuleNotFoundError:
+    name = "isanet_resnet50os8_voc"
+    model = torch.hub.load({str(checkout)!r}, name, source="local", num_classes=3)
+with torch.no_grad():
+    print(tuple(model.eval()(torch.zeros(1, 3, 64, 64)).shape))
+picture = torch.zeros(3, 40, 50, dtype=torch.uint8)
+print(sys.modules["isanet_zoo"].predict(model, picture).labels.shape)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["(1, 3, 64, 64)", "(40, 50)"]

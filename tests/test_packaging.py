@@ -1,0 +1,65 @@
+"""Wheel, sdist, editable install and checkout all carry the manifest and the licence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import isanet_zoo
+from isanet_zoo.weights.manifest import manifest_path
+
+ROOT = Path(isanet_zoo.__file__).parents[1]
+
+if not (ROOT / "pyproject.toml").is_file():
+    pytest.skip("not a checkout", allow_module_level=True)
+
+
+def build(target: str, folder: Path, source: Path = ROOT) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (built,) = folder.iterdir()
+    return built
+
+
+def test_checkout_reads_the_manifest_at_the_top() -> None:
+    assert manifest_path() == ROOT / "weights_manifest.json"
+
+
+def test_wheel_works_on_its_own(tmp_path: Path) -> None:
+    wheel = build("wheel", tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {
+        "isanet_zoo/weights_manifest.json",
+        "isanet_zoo/py.typed",
+        "isanet_zoo/weights/manifest.schema.json",
+    } <= names
+    assert not any(name.startswith(("tests", "examples", "benchmarks")) for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    installed = subprocess.run(
+        [sys.executable, "-c", "import isanet_zoo as z; print(z.__file__, len(z.list_models()))"],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert installed.split() == [str(tmp_path / "site" / "isanet_zoo" / "__init__.py"), "6"]
+
+
+def test_sdist_holds_the_tests_and_builds_the_same_wheel(tmp_path: Path) -> None:
+    sdist = build("sdist", tmp_path / "dist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("isanet_zoo-*")
+    for name in ("weights_manifest.json", "hubconf.py", "LICENSE", "tests/reference.py"):
+        assert (source / name).is_file(), name
+    wheel = build("wheel", tmp_path / "again", source)
+    with zipfile.ZipFile(wheel) as archive:
+        packed = archive.read("isanet_zoo/weights_manifest.json")
+    assert packed == (ROOT / "weights_manifest.json").read_bytes()

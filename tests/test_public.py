@@ -1,0 +1,95 @@
+"""The package's front door: its names, and what opening it costs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import isanet_zoo
+
+ROOT = Path(isanet_zoo.__file__).parents[1]
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run code in a fresh interpreter; return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_names_at_run_time_are_those_that_editors_see() -> None:
+    seen = {}
+    for node in ast.walk(ast.parse(Path(isanet_zoo.__file__).read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isanet_zoo."):
+            for alias in node.names:
+                assert alias.asname == alias.name
+                seen[alias.name] = (node.module or "").removeprefix("isanet_zoo.")
+    assert seen == isanet_zoo._HOMES
+    assert sorted(isanet_zoo.__all__) == sorted(seen)
+
+
+@pytest.mark.parametrize("name", isanet_zoo.__all__)
+def test_each_name_is_there_and_documented(name: str) -> None:
+    assert name in dir(isanet_zoo)
+    assert getattr(isanet_zoo, name).__doc__
+
+
+def test_no_module_is_called_like_a_public_name() -> None:
+    modules = {path.stem for path in Path(isanet_zoo.__file__).parent.rglob("*.py")}
+    assert not modules & set(isanet_zoo.__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'isanet_resnet18'"):
+        isanet_zoo.isanet_resnet18  # noqa: B018
+
+
+def test_import_listing_and_records_need_no_torch() -> None:
+    code = (
+        "import sys, json, isanet_zoo;"
+        "isanet_zoo.list_models(); isanet_zoo.get_weights('isanet_resnet50os8_voc').trust;"
+        "isanet_zoo.ZooError; isanet_zoo.LabelSet;"
+        "print(json.dumps([m for m in ('torch', 'timm', 'numpy', 'PIL') if m in sys.modules]))"
+    )
+    assert json.loads(run_python(code)) == []
+
+
+def test_importing_everything_changes_no_global_state() -> None:
+    code = (
+        "import logging, warnings, torch, timm, huggingface_hub, safetensors;"
+        "look = lambda: (torch.get_num_threads(), torch.is_grad_enabled(),"
+        " torch.get_default_dtype(), torch.backends.cudnn.benchmark,"
+        " torch.backends.cuda.matmul.allow_tf32,"
+        " torch.get_float32_matmul_precision(), list(warnings.filters), logging.root.handlers[:]);"
+        "before = look();"
+        "from isanet_zoo import *;"
+        "assert look() == before;"
+        "assert not logging.getLogger('isanet_zoo').handlers"
+    )
+    run_python(code)
+
+
+def test_timm_that_cannot_be_imported_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "timm.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    code = (
+        "import isanet_zoo\n"
+        "assert isanet_zoo.list_models()\n"
+        "try:\n    isanet_zoo.create_model('isanet_resnet50os8_voc')\n"
+        "except isanet_zoo.EnvironmentProblem as error:\n    print(error)"
+    )
+    message = run_python(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert "torchvision::nms" in message
+    assert "pip install --force-reinstall torch torchvision timm" in message
