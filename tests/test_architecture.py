@@ -16,7 +16,7 @@ EDGES: dict[str, set[str]] = {
     "records": {"errors"},
     "labels": {"errors"},
     # what is computed
-    "network.config": set(),
+    "network.config": {"errors"},
     "network.attention": set(),
     "network.backbones": {"errors", "network.config"},
     "network.isanet": {
@@ -50,17 +50,19 @@ EDGES: dict[str, set[str]] = {
         "records",
         "weights.cache",
     },
+    "weights.containers": {"errors", "weights.fetch"},
     "weights.checkpoints": {
         "errors",
         "network.backbones",
         "network.config",
         "network.isanet",
-        "weights.fetch",
+        "weights.containers",
     },
     "weights.acquire": {
         "errors",
         "weights.cache",
         "weights.checkpoints",
+        "weights.containers",
         "weights.fetch",
         "weights.manifest",
     },

@@ -31,7 +31,9 @@ def test_list_shows_the_factories_and_nothing_else(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     # Where torch.hub keeps what it has downloaded, so that it need not.
     shutil.copytree(checkout, tmp_path / "hub" / "someone_isanet_zoo_main")
-    names = torch.hub.list("someone/isanet_zoo:main", skip_validation=True, trust_repo=True)
+    names = torch.hub.list(  # type: ignore[no-untyped-call]
+        "someone/isanet_zoo:main", skip_validation=True, trust_repo=True
+    )
     assert sorted(names) == sorted(n for n in isanet_zoo.__all__ if n.startswith("isanet_"))
 
 

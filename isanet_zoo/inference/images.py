@@ -57,10 +57,10 @@ def find_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     Raises:
         InputError: a folder without pictures, or something that is no collection of pictures.
     """
-    if isinstance(images, (str, os.PathLike)):
-        return list_folder(Path(images))
     if is_single(images):
         return [images]  # type: ignore[list-item]
+    if isinstance(images, (str, os.PathLike)):
+        return list_folder(Path(images))
     if not isinstance(images, Iterable):
         raise InputError(f"expected pictures, got {type(images).__name__}; {_ACCEPTED}")
     return images

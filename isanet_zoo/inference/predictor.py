@@ -131,7 +131,7 @@ class Predictor:
             InputError: a picture cannot be used; the message names it.
         """
         if is_single(images):
-            return next(self.stream(images))
+            return next(self.stream(images, progress=progress))
         return list(self.stream(images, progress=progress))
 
     def stream(
@@ -149,10 +149,10 @@ class Predictor:
         done = 0
         while window := list(itertools.islice(pictures, held)):
             for segmentation in self._segment_all(window):
-                yield segmentation
                 done += 1
                 if progress:
                     progress(done, total)
+                yield segmentation
 
     def _segment_all(self, pictures: Sequence[Picture]) -> list[Segmentation]:
         """Segment a few pictures, batching those of one size."""

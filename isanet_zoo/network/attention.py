@@ -27,9 +27,8 @@ class ConvNormAct(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.act = (
-            nn.ReLU(inplace=True) if activation == "relu" else nn.LeakyReLU(0.01, inplace=True)
-        )
+        # torch's default slope, 0.01, is the one that the published weights use.
+        self.act = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}[activation](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, channels, h, w)."""

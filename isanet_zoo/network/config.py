@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from isanet_zoo.errors import InputError
 
 OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
 
@@ -38,6 +40,19 @@ class HeadConfig:
     activation: Literal["relu", "leaky_relu"] = "relu"
     dropout: float = 0.1
     resize: Literal["half_pixel", "corners"] = "half_pixel"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                choices = ", ".join(map(repr, get_args(hint)))
+                raise InputError(f"{name} is {value!r}; choose one of {choices}")
+        for name in ("channels", "key_channels", "aux_channels", "partition"):
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from isanet_zoo.errors import InputError, IntegrityError, UnknownModelError
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
+from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
 from isanet_zoo.weights.manifest import Weights, get_weights
 
@@ -104,7 +105,9 @@ def _convert(weights: Weights, entry: CacheEntry, path: Path, fetched: Fetched) 
     """
     if difference := _difference(weights, fetched.sha256, fetched.size):
         raise IntegrityError(difference)
-    state, _, layout = checkpoints.load_checkpoint(path, weights.network, exact=True)
+    state, _, layout = checkpoints.load_checkpoint(
+        path, weights.network, exact=True, called=weights.filename
+    )
     digest = checkpoints.state_digest(state)
     if weights.state_digest not in (None, digest):
         raise IntegrityError(
@@ -139,7 +142,7 @@ def verify(entry: CacheEntry) -> str | None:
     if unfit := _unfit(entry, weights):
         return unfit
     record = entry.record()
-    digest = checkpoints.state_digest(checkpoints.read_state(entry.model))
+    digest = checkpoints.state_digest(read_state(entry.model, str(entry.model)))
     if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
         return f"its tensors have digest {digest}"
     return None

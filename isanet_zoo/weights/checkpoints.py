@@ -1,7 +1,7 @@
 """From a published checkpoint to a checked state dict in this library's names.
 
-No pickle runs here: torch's restricted unpickler refuses everything but tensors and plain
-containers. What it gives is compared, tensor by tensor, with the network that it claims to be for.
+A file is compared, tensor by tensor, with the network that it claims to be for, and then translated
+to this library's names. Errors name keys as the file does.
 """
 
 from __future__ import annotations
@@ -9,16 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,12 +22,7 @@ from isanet_zoo.errors import CheckpointError
 from isanet_zoo.network import backbones
 from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.fetch import foreign_content
-
-State = dict[str, Tensor]
-HEAD = "head.classifier"
-AUX_HEAD = "aux_head.classifier"
-NAMED = 10  # how many keys of each kind an error lists
+from isanet_zoo.weights.containers import State, list_keys, read_state
 
 
 class Spec(NamedTuple):
@@ -125,7 +115,11 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], network: NetworkConfig, *, exact: bool = False
+    path: str | os.PathLike[str],
+    network: NetworkConfig,
+    *,
+    exact: bool = False,
+    called: str | None = None,
 ) -> Checkpoint:
     """Read a weight file of any known layout, check all of it, and translate its keys.
 
@@ -135,21 +129,22 @@ def load_checkpoint(
         exact: insist on this very network with its auxiliary head, as for a published file.
             Otherwise the file may be for other class and channel counts (the returned network says
             which), and may lack the auxiliary head as a whole.
+        called: what errors call the file; its path if None.
 
     Raises:
         CheckpointError: the file is damaged, is no checkpoint, is not safe to unpickle, lacks or
             adds a tensor, or holds one of another type or shape, a value that is not finite, or a
             negative variance. The keys are named as the file names them.
     """
-    path = Path(path)
-    state = read_state(path)
-    layout = _recognise(state, path)
+    called = called or str(path)
+    state = read_state(Path(path), called)
+    layout = _recognise(state, called)
     aux = True
     if not exact:
         network = _as_in_file(state, network, layout)
         aux = any(layout.ours(key).startswith("aux_head.") for key in state)
     expected = {layout.theirs(key): spec for key, spec in structure(network, aux_loss=aux).items()}
-    _check(state, expected, path)
+    _check(state, expected, called)
     return Checkpoint({layout.ours(key): tensor for key, tensor in state.items()}, network, layout)
 
 
@@ -159,90 +154,19 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     safetensors.torch.save_file(owned, path, metadata={"format": "pt"})
 
 
-def read_state(path: Path) -> State:
-    """Read the tensors of a safetensors or torch file under the file's own keys, unchecked.
-
-    Every container that upstream wrote is understood: a state dict, one inside ``"model"`` or
-    ``"state_dict"`` beside an epoch or optimiser state, keys behind ``module.``, and torch's
-    container from before 1.6.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, foreign, or not safe to unpickle.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    if kind := foreign_content(head):
-        raise CheckpointError(f"{path} is {kind}, not a checkpoint; fetch the file itself")
-    if path.suffix == ".safetensors":
-        try:
-            return dict(safetensors.torch.load_file(path))
-        except (safetensors.SafetensorError, OSError, KeyError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or no safetensors file: {error}; fetch it again"
-            ) from error
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is truncated: its table of contents is missing; fetch it again"
-        )
-    return _unwrap(_unpickle(path), path)
-
-
-def _unpickle(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            # About pickle protocols that torch does not write; it refuses what it cannot read.
-            warnings.simplefilter("ignore", UserWarning)
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
-            return content
-    except pickle.UnpicklingError as error:
-        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} is not safe: its pickle asks for {match[1]}, and weights need no code; "
-                "nothing of it was run. Do not load it with other tools either"
-            ) from error
-        raise CheckpointError(f"{path} is not a checkpoint that torch wrote") from error
-    except Exception as error:  # the bytes of a damaged file can make the unpickler raise anything
-        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise CheckpointError(
-            f"{path} is truncated or damaged: {reason}; fetch it again"
-        ) from error
-
-
-def _unwrap(content: object, path: Path) -> State:
-    """Find the state dict in what a training script saved."""
-    if isinstance(content, Mapping):
-        for wrapper in ("model", "state_dict"):
-            if isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-                break
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict but {_kind(content)}")
-    if strange := [key for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{path} holds no state dict: {_list(strange)} are no tensors")
-    prefix = "module." if all(key.startswith("module.") for key in content) else ""
-    return {key.removeprefix(prefix): tensor for key, tensor in content.items()}
-
-
-def _kind(content: object) -> str:
-    return "an empty dict" if content == {} else f"a {type(content).__name__}"
-
-
-def _recognise(state: State, path: Path) -> Layout:
+def _recognise(state: State, called: str) -> Layout:
     for layout in LAYOUTS:
         if any(key.startswith(layout.marker) for key in state):
             return layout
     raise CheckpointError(
-        f"{path} is no ISANet checkpoint of a known layout "
-        f"({', '.join(layout.family for layout in LAYOUTS)}); it holds {_list(state)}"
+        f"{called} is no ISANet checkpoint of a known layout "
+        f"({', '.join(layout.family for layout in LAYOUTS)}); it holds {list_keys(state)}"
     )
 
 
 def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> NetworkConfig:
     """Return `network` with the class and channel counts that the file shows."""
-    classifier = state.get(layout.theirs(f"{HEAD}.weight"))
+    classifier = state.get(layout.theirs("head.classifier.weight"))
     stem = state.get(layout.theirs(first_convolution(network)))
     if classifier is not None and classifier.ndim == 4:
         network = replace(network, num_classes=classifier.shape[0])
@@ -251,7 +175,7 @@ def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> Network
     return network
 
 
-def _check(state: State, expected: Mapping[str, Spec], path: Path) -> None:
+def _check(state: State, expected: Mapping[str, Spec], called: str) -> None:
     """Compare a file's tensors with the network's.
 
     Raises:
@@ -276,14 +200,8 @@ def _check(state: State, expected: Mapping[str, Spec], path: Path) -> None:
             ],
         }
     if any(problems.values()):
-        details = "; ".join(f"{kind}: {_list(keys)}" for kind, keys in problems.items() if keys)
-        raise CheckpointError(f"{path} does not hold this network's weights. {details}")
-
-
-def _list(keys: Iterable[str]) -> str:
-    keys = list(map(str, keys))
-    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-    return ", ".join(keys[:NAMED]) + more
+        details = "; ".join(f"{kind}: {list_keys(keys)}" for kind, keys in problems.items() if keys)
+        raise CheckpointError(f"{called} does not hold this network's weights. {details}")
 
 
 def _spec(tensor: Tensor) -> Spec:

@@ -65,7 +65,9 @@ def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
 
 def _examine(weights: Weights) -> Callable[[Path, Fetched], tuple[Fetched, str]]:
     def examine(path: Path, fetched: Fetched) -> tuple[Fetched, str]:
-        checkpoint = checkpoints.load_checkpoint(path, weights.network, exact=True)
+        checkpoint = checkpoints.load_checkpoint(
+            path, weights.network, exact=True, called=weights.filename
+        )
         return fetched, checkpoints.state_digest(checkpoint.state)
 
     return examine

@@ -152,3 +152,19 @@ def test_bad_numbers_are_named(options: dict[str, object], message: str) -> None
     arguments: dict[str, object] = {"backbone": "test_resnet", "num_classes": 5} | options
     with pytest.raises(InputError, match=message):
         ISANet(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "gelu"}, "activation is 'gelu'; choose one of 'relu', 'leaky_relu'"),
+        ({"resize": "nearest"}, "resize is 'nearest'"),
+        ({"fuse_kernel": 5}, "fuse_kernel is 5; choose one of 1, 3"),
+        ({"partition": (8, 0)}, r"partition is \(8, 0\)"),
+        ({"key_channels": 0}, "key_channels is 0"),
+        ({"dropout": 1.0}, r"dropout is 1\.0"),
+    ],
+)
+def test_bad_head_numbers_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        HeadConfig(**options)  # type: ignore[arg-type]

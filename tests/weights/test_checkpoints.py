@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
-from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights import checkpoints, containers
 from isanet_zoo.weights.manifest import load_manifest
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
@@ -224,7 +224,7 @@ def test_damaged_byte_never_raises_anything_but_checkpoint_error(
         content[int(position * len(content))] = byte
         path.write_bytes(content)
         with contextlib.suppress(CheckpointError):
-            checkpoints.read_state(path)
+            containers.read_state(path, str(path))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
@@ -248,7 +248,7 @@ def test_truncated_safetensors_file_is_called_truncated(
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
             "a git-lfs pointer",
         ),
-        (b"once upon a time", "not a checkpoint that torch wrote"),
+        (b"once upon a time", "no weight file"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -257,8 +257,6 @@ def test_other_files_are_called_what_they_are(
 ) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    if suffix == ".safetensors" and "torch" in words:
-        words = "no safetensors file"
     with pytest.raises(CheckpointError, match=words):
         load(path)
 
@@ -269,7 +267,7 @@ def test_other_files_are_called_what_they_are(
         ({}, "an empty dict"),
         ([torch.zeros(1)], "a list"),
         (torch.zeros(3), "a Tensor"),
-        ({"epoch": 3, "lr": 0.1}, "epoch, lr are no tensors"),
+        ({"epoch": 3, "lr": 0.1}, "epoch, lr are no \\(plain\\) tensors"),
         ({"fc.weight": torch.zeros(3)}, "no ISANet checkpoint of a known layout"),
     ],
 )
