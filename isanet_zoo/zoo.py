@@ -110,19 +110,12 @@ def create_model(
         classes = record.num_classes if num_classes is None else num_classes
         network = replace(record.network, num_classes=classes, in_chans=in_chans)
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
-    if isinstance(weights, str) and (tagged := _tagged(record, weights)):
-        record, pretrained = tagged, True
-    if pretrained:
-        trust: str = record.trust  # before the download: "unverified" is a first use
-        path = download(record.name, progress=progress)
-    else:
-        trust = "local"
-        path = _local_file(record, weights)
-    checkpoint = load_checkpoint(path, record.network, exact=pretrained)
+    record, found = _find_weights(record, weights, progress)
+    checkpoint = load_checkpoint(found.source, record.network, exact=found.trust != "local")
     model, report = _load(
         checkpoint,
         record,
-        LoadReport(path, trust),
+        found,
         num_classes=checkpoint.network.num_classes if num_classes is None else num_classes,
         in_chans=in_chans,
         aux_loss=aux_loss,
@@ -132,22 +125,26 @@ def create_model(
     return model.eval()
 
 
-def _tagged(record: Weights, tag: str) -> Weights | None:
-    try:
-        return get_weights(f"{record.model}.{tag}")
-    except UnknownModelError:
-        return None
+def _find_weights(
+    record: Weights, weights: str | os.PathLike[str] | None, progress: bool
+) -> tuple[Weights, LoadReport]:
+    """Return the record of the weights that are meant, and where they lie on this machine.
 
-
-def _local_file(record: Weights, weights: str | os.PathLike[str] | None) -> Path:
-    path = Path(weights or "")
-    if not path.is_file():
-        tags = [other.tag for other in load_manifest().values() if other.model == record.model]
-        raise UnknownModelError(
-            f"weights {str(weights)!r} are neither a file nor a tag of {record.model}, "
-            f"which has {', '.join(tags)}"
-        )
-    return path
+    Raises:
+        UnknownModelError: `weights` is neither a tag nor a file.
+    """
+    same_model = [other for other in load_manifest().values() if other.model == record.model]
+    chosen = next((other for other in same_model if other.tag == weights), None)
+    if weights is None or chosen:
+        record = chosen or record
+        trust = record.trust  # before the download: "unverified" is a first use
+        return record, LoadReport(download(record.name, progress=progress), trust)
+    if (path := Path(weights)).is_file():
+        return record, LoadReport(path, "local")
+    raise UnknownModelError(
+        f"weights {str(weights)!r} are neither a file nor a tag of {record.model}, "
+        f"which has {', '.join(other.tag for other in same_model)}"
+    )
 
 
 def _build(

@@ -27,7 +27,7 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
     Args:
         name: as `list_models` gives it.
-        force: fetch again even if a good file is cached.
+        force: fetch again even if a good file is cached; accept other tensors than the first time.
         progress: show a bar on stderr while bytes arrive.
 
     Returns:
@@ -36,7 +36,8 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
     Raises:
         UnknownModelError: no weights have this name.
         OfflineError: not cached, and the network is switched off.
-        DownloadError: no source has an acceptable file, or the cache cannot be written.
+        DownloadError: no source has an acceptable file, or the cache cannot be written. Its `tried`
+            says why each was refused: `SourceError`, `IntegrityError` or `CheckpointError`.
     """
     return acquire(get_weights(name), force=force, progress=progress)
 
@@ -66,7 +67,7 @@ def acquire(
                 weights.filename,
                 [*local, *mirrored(weights.filename), *weights.sources],
                 entry.folder,
-                functools.partial(_convert, weights, entry),
+                functools.partial(_convert, weights, entry, force),
                 by_hand=by_hand,
                 progress=show,
                 patience=patience,
@@ -96,11 +97,14 @@ def _difference(weights: Weights, sha256: str, size: int) -> str | None:
     return None
 
 
-def _convert(weights: Weights, entry: CacheEntry, path: Path, fetched: Fetched) -> None:
+def _convert(
+    weights: Weights, entry: CacheEntry, force: bool, path: Path, fetched: Fetched
+) -> None:
     """Check a published file and put its converted twin into the cache.
 
     Raises:
-        IntegrityError: its bytes are not what the manifest says.
+        IntegrityError: its bytes are not what the manifest says, or its tensors are not those of
+            the first time on this machine.
         CheckpointError: its tensors are not the network's.
     """
     if difference := _difference(weights, fetched.sha256, fetched.size):
@@ -113,6 +117,13 @@ def _convert(weights: Weights, entry: CacheEntry, path: Path, fetched: Fetched) 
         raise IntegrityError(
             f"{weights.filename} holds tensors with digest {digest}, "
             f"the manifest says {weights.state_digest}"
+        )
+    pin = entry.record()
+    if weights.trust == "pinned" and not force and pin and digest != pin.state_digest:
+        raise IntegrityError(
+            f"{weights.filename} holds other tensors than the first time on this machine (digest "
+            f"{digest}, was {pin.state_digest}); if you know why, `isanet-zoo download "
+            f"{weights.name} --force` accepts them"
         )
     entry.place(
         lambda model: checkpoints.save_state(state, model),

@@ -6,7 +6,8 @@
     <cache>/<name>/model.json           the side file: what was downloaded, and the hashes of both
     <cache>/<name>/<published name>     where a user may put a file fetched by hand
 
-The side file is written last, so that an entry without one is not an entry.
+The side file is written last, so that an entry without one is not an entry. Once written, it is
+also a pin: what is fetched later under this name has to hold the same tensors.
 """
 
 from __future__ import annotations
@@ -110,22 +111,22 @@ class CacheEntry:
     def place(self, write: Callable[[Path], None], record: Callable[[Path], SideFile]) -> None:
         """Fill the entry: `write` makes the model file, `record` describes it.
 
-        Both happen under another name first, and the side file appears last, so that a process that
-        is stopped at any moment leaves either a whole entry or none.
+        Both happen under another name first, and the side file appears last: whenever a process is
+        stopped, the side file vouches for the model, or the model counts as damaged.
         """
         with temporary_file(self.folder, ".safetensors") as temporary:
             write(temporary)
             side = json.dumps(records.write(record(temporary)), indent=2) + "\n"
-            # With the old side file gone, nothing vouches for the new model until the last step.
-            self.side.unlink(missing_ok=True)
             replace(temporary, self.model)
         with temporary_file(self.folder, ".json") as temporary:
             temporary.write_text(side, "utf-8")
             replace(temporary, self.side)
 
     def set_aside(self) -> Path:
-        """Move a damaged model file out of the way; return where it went."""
-        self.side.unlink(missing_ok=True)
+        """Move a damaged model file out of the way; return where it went.
+
+        The side file stays: what is fetched next has to hold the same tensors.
+        """
         return self.model.replace(self.model.with_suffix(".damaged"))
 
     @contextlib.contextmanager
