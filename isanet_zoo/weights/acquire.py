@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from isanet_zoo.errors import InputError, IntegrityError, UnknownModelError
+from isanet_zoo.errors import DownloadError, InputError, IntegrityError, UnknownModelError
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
 from isanet_zoo.weights.containers import read_state
@@ -53,13 +53,14 @@ def acquire(
     entry = CacheEntry.of(weights.name)
     if not force and _unfit(entry, weights) is None:
         return entry.model
-    with entry.lock():
+    with _naming_the_cache(entry), entry.lock():
         # Another process may have filled the entry while this one waited.
         unfit = _unfit(entry, weights)
         if not force and unfit is None:
             return entry.model
         if unfit and entry.model.exists():
-            logger.warning("%s: %s; fetching it again", entry.set_aside(), unfit)
+            with contextlib.suppress(FileNotFoundError):  # gone, where locks do not work
+                logger.warning("%s: %s; fetching it again", entry.set_aside(), unfit)
         by_hand = entry.folder / weights.filename
         local = [str(by_hand)] if by_hand.is_file() else []
         with progress_bar(weights.filename, progress) as show:
@@ -79,7 +80,7 @@ def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
     """Say why the cache cannot serve these weights; None if it can."""
     try:
         damage = entry.damage()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "nothing is cached"
     record = entry.record()
     if damage is None and record is not None:
@@ -95,6 +96,20 @@ def _difference(weights: Weights, sha256: str, size: int) -> str | None:
     if not sha256.startswith(expected):
         return f"{weights.filename} has sha256 {sha256}, the manifest says {expected}"
     return None
+
+
+@contextlib.contextmanager
+def _naming_the_cache(entry: CacheEntry) -> Iterator[None]:
+    """Turn what the disk refuses into the error that says what to do."""
+    try:
+        yield
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"the cache folder {entry.folder} cannot be written ({error}); make room, or "
+            "name another one in ISANET_ZOO_CACHE"
+        ) from error
 
 
 def _convert(

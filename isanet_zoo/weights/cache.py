@@ -17,15 +17,18 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from isanet_zoo import records
-from isanet_zoo.errors import DownloadError, ManifestError
+from isanet_zoo.errors import ManifestError
 
 logger = logging.getLogger(__name__)
+
+LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file belongs to no running process
 
 
 @dataclass(frozen=True)
@@ -134,27 +137,17 @@ class CacheEntry:
         """Let one process at a time fill the entry.
 
         Only politeness: entries are placed atomically, so a lock that does not work (some network
-        file systems) costs a second download and nothing else.
-
-        Raises:
-            DownloadError: the cache folder cannot be written.
+        file systems) costs a second download. What a killed process left lying is cleared away.
         """
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._probe()
-        except OSError as error:
-            raise DownloadError(
-                f"the cache folder {self.folder} cannot be written ({error}); "
-                "name another one in ISANET_ZOO_CACHE"
-            ) from error
+        self.folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(self.folder / ".lock"):
+            for leftover in self.folder.glob(".*.part"):
+                # Not sooner: where the lock does not work, somebody may still be writing it.
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                    leftover.unlink(missing_ok=True)
             yield
-
-    def _probe(self) -> None:
-        with temporary_file(self.folder, ".probe"):
-            pass
 
 
 @contextlib.contextmanager

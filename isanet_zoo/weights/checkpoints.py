@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -151,7 +152,10 @@ def load_checkpoint(
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write a state dict as safetensors; equal tensors give equal files."""
     owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-    safetensors.torch.save_file(owned, path, metadata={"format": "pt"})
+    try:
+        safetensors.torch.save_file(owned, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _recognise(state: State, called: str) -> Layout:

@@ -48,7 +48,7 @@ def read_state(path: Path, called: str) -> State:
         raise CheckpointError(f"{called} is {kind}, not a checkpoint; fetch the file itself")
     if head[8:9] == b"{":  # after the length of its header
         return _read_safetensors(path, called)
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if head.startswith(b"PK") and not _has_contents(path):
         raise CheckpointError(
             f"{called} is truncated: its table of contents is missing; fetch it again"
         )
@@ -64,6 +64,13 @@ def list_keys(keys: Iterable[object]) -> str:
     keys = list(keys)
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(map(str, keys[:NAMED])) + more
+
+
+def _has_contents(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # such as one part of several
+        return False
 
 
 def _read_safetensors(path: Path, called: str) -> State:

@@ -13,8 +13,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.message import Message
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from isanet_zoo.errors import CheckpointError, DownloadError, IntegrityError, OfflineError
 from isanet_zoo.weights.cache import temporary_file
@@ -170,7 +172,7 @@ def _transfer(source: str, path: Path, progress: Progress | None, patience: Pati
         SourceError: it does not give the file, for good or after all attempts.
         DownloadError: the disk does not take it.
     """
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:  # so that closing cannot fail
         received = _Received(file, progress)
         if _is_remote(source):
             _download(source, received, patience)
@@ -183,7 +185,7 @@ def _transfer(source: str, path: Path, progress: Progress | None, patience: Pati
 class _Received:
     """The part of a file that has arrived: written, hashed and counted."""
 
-    def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
+    def __init__(self, file: FileIO, progress: Progress | None) -> None:
         self.file = file
         self.progress = progress
         self.total: int | None = None  # bytes in all, where the source said
@@ -201,7 +203,9 @@ class _Received:
     def add(self, block: bytes) -> None:
         """Take the next bytes."""
         try:
-            self.file.write(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except OSError as error:
             raise DownloadError(f"{self.file.name} cannot be written: {error}") from error
         self.digest.update(block)
@@ -256,20 +260,22 @@ def _attempt(url: str, received: _Received, timeout: float) -> None:
         DownloadError: the disk does not take it.
     """
     # Always from the first URL: the signed one that a release page redirects to expires.
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    headers = {"Accept-Encoding": "identity"}
     if received.done and received.validator:
-        request.add_header("Range", f"bytes={received.done}-")
-        request.add_header("If-Range", received.validator)  # the whole file if it has changed
+        headers["Range"] = f"bytes={received.done}-"
+        headers["If-Range"] = received.validator  # the whole file if it has changed
     try:
+        request = urllib.request.Request(url, headers=headers)
         with urllib.request.urlopen(request, timeout=timeout) as response:
             if url.startswith("https:") and not response.url.startswith("https:"):
                 raise SourceError(f"redirects to the unencrypted {response.url}", again=False)
             _begin(response, received)
-            while block := response.read(BLOCK):
+            while block := response.read1(BLOCK):
                 received.add(block)
     except (SourceError, DownloadError):
         raise
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             received.restart()
             raise SourceError("no longer has the part that is missing") from error
@@ -278,6 +284,8 @@ def _attempt(url: str, received: _Received, timeout: float) -> None:
             again=error.code in PASSING,
             wait=_seconds(error.headers.get("Retry-After")),
         ) from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise SourceError(f"is no URL: {error}", again=False) from error
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         reason = getattr(error, "reason", None) or error
         raise SourceError(f"broke off after {received.done} bytes: {reason}") from error
@@ -292,16 +300,27 @@ def _begin(response: http.client.HTTPResponse, received: _Received) -> None:
         raise SourceError(f"sends the file encoded as {encoding}", again=False)
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
-        if span is None or (int(span[1]), int(span[2])) != (received.done, received.total):
+        if (
+            span is None
+            or int(span[1]) != received.done
+            or received.total not in (None, int(span[2]))
+            or received.validator != _validator(headers)  # not every server knows If-Range
+        ):
             received.restart()
             raise SourceError("sent another part than it was asked for")
+        received.total = int(span[2])
         return
     received.restart()
     length = headers.get("Content-Length", "")
     received.total = int(length) if length.isdecimal() else None
+    received.validator = _validator(headers)
+
+
+def _validator(headers: Message) -> str | None:
+    """Return what tells a server's version of a file from another."""
     etag = headers.get("ETag", "")
     # A weak ETag does not promise equal bytes.
-    received.validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+    return etag if etag.startswith('"') else headers.get("Last-Modified")
 
 
 def _seconds(retry_after: str | None) -> float:
