@@ -1,0 +1,21 @@
+"""Segment one photograph: what is in it, and where.
+
+python examples/quickstart.py examples/street.jpg street_overlay.png
+"""
+
+import sys
+
+import isanet_zoo
+
+
+def main(photo: str, target: str, name: str = "isanet_resnet50os8_ade20k") -> None:
+    """Print the classes of a photograph and write its overlay."""
+    predictor = isanet_zoo.Predictor(name, confidence=True)
+    for segmentation in predictor.stream(photo):
+        for _, title, fraction in segmentation.present(min_fraction=0.01):
+            print(f"{fraction:6.1%}  {title}")
+        segmentation.overlay().save(target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
