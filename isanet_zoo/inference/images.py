@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,9 @@ def list_folder(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    pictures = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
     if not pictures:
         raise InputError(f"{folder} holds no pictures; looked for {', '.join(sorted(SUFFIXES))}")
     return pictures
@@ -95,7 +97,8 @@ def read_image(image: ImageLike) -> Picture:
     if isinstance(image, np.ndarray):
         return Picture(_from_array(image))
     if isinstance(image, Image.Image):
-        return Picture(_from_pil(image, f"a PIL image of mode {image.mode}"))
+        with _naming(what := f"a PIL image of mode {image.mode}"):
+            return Picture(_from_pil(image, what))
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
         return Picture(_from_file(path), path)
@@ -119,7 +122,7 @@ def _from_tensor(tensor: Tensor) -> Tensor:
             f"tensor has shape {tuple(tensor.shape)}, expected (3, H, W); "
             "give a batch as a list, grey as x.expand(3, -1, -1)"
         )
-    return tensor
+    return tensor.clone()  # pictures are read ahead, and a stream may reuse its buffer
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
@@ -135,8 +138,7 @@ def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
             f"array has shape {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4); "
             "give a batch as a list, channels first as x.transpose(1, 2, 0)"
         )
-    planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1))  # (3, H, W)
-    return torch.from_numpy(planes if planes.flags.writeable else planes.copy())
+    return torch.from_numpy(np.array(array[:, :, :3].transpose(2, 0, 1), order="C"))  # (3, H, W)
 
 
 def _from_file(path: Path) -> Tensor:
@@ -144,26 +146,33 @@ def _from_file(path: Path) -> Tensor:
         raise InputError(f"{path}: there is no such file")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give it on its own, not among pictures")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is an empty file; fetch or copy it again")
+    with _naming(str(path)), Image.open(path) as image:
+        # Pillow itself only warns up to twice its limit.
+        if (limit := Image.MAX_IMAGE_PIXELS) and image.width * image.height > limit:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        return _from_pil(image, str(path))
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Turn whatever Pillow raises about a picture into an error that names it."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of a decompression bomb at one size and raises at twice that size.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _from_pil(image, str(path))
+        yield
+    except InputError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
-            f"{path} is too large ({error}); make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"{what} is too large ({error}); make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
             "if you trust it"
         ) from error
     except UnidentifiedImageError as error:
-        what = (
-            "is an empty file" if path.stat().st_size == 0 else "is no picture, whatever its name"
-        )
-        raise InputError(f"{path} {what}; expected {', '.join(sorted(SUFFIXES))}") from error
-    except InputError:
-        raise
+        raise InputError(
+            f"{what} is no picture, whatever its name; expected {', '.join(sorted(SUFFIXES))}"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise InputError(f"{path} is damaged or cannot be read: {error}") from error
+        raise InputError(f"{what} is damaged or cannot be read: {error}") from error
 
 
 def _from_pil(image: Image.Image, what: str) -> Tensor:
@@ -181,4 +190,6 @@ def _from_pil(image: Image.Image, what: str) -> Tensor:
 def _is_deep(image: Image.Image) -> bool:
     """Say whether a picture has more than 8 bits per channel, even where Pillow would drop them."""
     tiles: Iterator[Any] = iter(getattr(image, "tile", ()))
-    return image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in tiles)
+    coding = " ".join(str(tile[3]) for tile in tiles)  # how the file packs its pixels
+    packed = ";16" in coding.replace("BGR;16", "")  # 5, 6 and 5 bits, which is not deep
+    return packed or image.mode.startswith(("I", "F"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TypedDict
@@ -91,19 +92,24 @@ class Predictor:
             )
         if model.config.num_classes > 256:
             raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        if not scales or min(scales) <= 0:
-            raise InputError(f"scales are {tuple(scales)}; give one or more positive factors")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be a whole number, at least 1")
+        if not isinstance(scales, Sequence) or not scales:
+            raise InputError(f"scales are {scales}; give a list of positive factors")
+        if not all(0 < scale < math.inf for scale in scales):
+            raise InputError(f"scales are {tuple(scales)}; give a list of positive factors")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap is {overlap}; it must be at least 0 and less than 1")
         if dtype not in (None, *DTYPES):
             raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
         tile = (tile, tile) if isinstance(tile, int) else tile
-        if tile is not None and min(tile) < 1:
-            raise InputError(f"tile is {tile}; its sides must be at least 1 pixel")
-
-        self.device = torch.device(device) if device is not None else _device_of(model)
+        if tile is not None and not _is_size(tile):
+            raise InputError(f"tile is {tile}; give a side, or (height, width), in whole pixels")
+        try:
+            # A tensor knows its device fully: "cuda" may be given, "cuda:1" meant.
+            self.device = torch.empty(0, device=device or _device_of(model)).device
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            raise InputError(f"device is {device}: {str(error).splitlines()[0]}") from error
         self.dtype = dtype or torch.float32
         self.batch_size = batch_size
         self.scales = tuple(scales)
@@ -144,10 +150,9 @@ class Predictor:
         """
         source = find_images(images)
         total = len(source) if isinstance(source, Sized) else None
-        pictures = map(read_image, source)
         held = 1 if self.batch_size == 1 else READ_AHEAD * self.batch_size
         done = 0
-        while window := list(itertools.islice(pictures, held)):
+        for window in _windows(map(read_image, source), held):
             for segmentation in self._segment_all(window):
                 done += 1
                 if progress:
@@ -200,6 +205,8 @@ class Predictor:
         for scale in self.scales:
             scaled = images
             if scale != 1:
+                if min(images.shape[-2:]) * scale < 1:
+                    raise InputError(f"scale {scale} leaves nothing of a picture of {size}")
                 scaled = F.interpolate(
                     images, scale_factor=scale, mode="bilinear", align_corners=False
                 )
@@ -226,6 +233,31 @@ class Predictor:
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._forward(images)
+
+
+def _windows(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    """Give pictures in lists of `size`; what was read before a bad one comes before its error."""
+    window: list[Picture] = []
+    try:
+        for picture in pictures:
+            window.append(picture)
+            if len(window) == size:
+                yield window
+                window = []
+    except InputError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def _is_size(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(isinstance(side, int) and side >= 1 for side in value)
+    )
 
 
 def _device_of(model: ISANet) -> torch.device:

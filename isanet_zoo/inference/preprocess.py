@@ -67,8 +67,8 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
     height, width = pixels.shape[-2:]
     size = input_size((height, width), config) if resize else (height, width)
     levels = resize_pixels(pixels, size).float()
-    mean = torch.tensor(config.mean, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(config.std, device=pixels.device).view(3, 1, 1)
+    mean = torch.tensor(config.mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(config.std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     return (levels - mean) / std
 
 

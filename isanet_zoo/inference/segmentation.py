@@ -15,7 +15,7 @@ from isanet_zoo.errors import InputError
 from isanet_zoo.inference.images import ImageLike, read_image
 from isanet_zoo.labels import LabelSet
 
-LOSSLESS = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
+LOSSLESS = frozenset({".bmp", ".png", ".tif", ".tiff"})  # Pillow sorts a GIF's palette anew
 
 
 @dataclass(frozen=True, eq=False)

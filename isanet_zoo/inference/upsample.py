@@ -66,6 +66,11 @@ def decide(
 def whole(logits: Tensor, size: tuple[int, int], resize: Resize) -> Plane:
     """Resize logits (B, K, h, w) to `size`."""
     logits = logits.float().contiguous()  # equal bf16 logits would tie once they are resized
+    num_classes, height, width = logits.shape[1:]
+    if num_classes <= 3 or sum(size) <= 128 or height == width == 1:
+        # Here torch's CPU kernels take several classes together, and round otherwise than for one.
+        scores = resize(logits, size)  # (B, K, H, W), small
+        return lambda k: scores[:, k]
 
     def plane(k: int) -> Tensor:
         return resize(logits[:, k : k + 1], size)[:, 0]

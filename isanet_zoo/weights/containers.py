@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -84,11 +83,8 @@ def _read_safetensors(path: Path, called: str) -> State:
 
 def _unpickle(path: Path, called: str) -> object:
     try:
-        with warnings.catch_warnings():
-            # About pickle protocols that torch does not write; it refuses what it cannot read.
-            warnings.simplefilter("ignore", UserWarning)
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
-            return content
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        return content
     except pickle.UnpicklingError as error:
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
