@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("isanet-zoo: %(message)s"))
     logger.addHandler(handler)
+    level = logger.level
     logger.setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 

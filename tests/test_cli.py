@@ -256,7 +256,8 @@ def test_verbose_logs_to_stderr_and_leaves_no_handler(
 ) -> None:
     assert cli.main(["-v", "download", "isanet_tiny"]) == 0
     assert f"ssseg weights from {tiny.published}" in capsys.readouterr().err
-    assert logging.getLogger("isanet_zoo").handlers == []
+    logger = logging.getLogger("isanet_zoo")
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
 
 @pytest.mark.parametrize("command", ["list", "--help"])

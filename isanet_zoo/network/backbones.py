@@ -69,6 +69,21 @@ def widths(backbone: nn.Module) -> list[int]:
     return list(info.channels())
 
 
+def set_grad_checkpointing(backbone: Any, enable: bool) -> None:
+    """Let an encoder recompute its stages for gradients, or stop it.
+
+    Raises:
+        InputError: timm's encoder cannot.
+    """
+    if not hasattr(backbone, "set_grad_checkpointing"):
+        raise InputError(f"timm's {type(backbone).__name__} cannot recompute its stages")
+    for child in backbone.children():
+        # timm before 1.0.31 also recomputes a stem's lone activation, which fails in place.
+        if getattr(child, "inplace", False):
+            child.inplace = False
+    backbone.set_grad_checkpointing(enable)
+
+
 def first_convolution(backbone: nn.Module) -> str:
     """Return the name of the parameter that sees the input."""
     return next(name for name, weight in backbone.named_parameters() if weight.ndim == 4)

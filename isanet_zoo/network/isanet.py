@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.labels import LabelSet
+from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
-from isanet_zoo.network.backbones import create_backbone, widths
 from isanet_zoo.network.config import HeadConfig, NetworkConfig, Preprocess
 
 
@@ -136,8 +136,10 @@ class ISANet(nn.Module):
         self.config = NetworkConfig(backbone, num_classes, in_chans, head)
         self.label_set = label_set
         self.preprocess = preprocess or Preprocess()
-        self.backbone = create_backbone(backbone, in_chans=in_chans, pretrained=pretrained_backbone)
-        aux_width, width = widths(self.backbone)
+        self.backbone = backbones.create_backbone(
+            backbone, in_chans=in_chans, pretrained=pretrained_backbone
+        )
+        aux_width, width = backbones.widths(self.backbone)
         self.head = ISAHead(width, num_classes, head)
         self.aux_head = AuxiliaryHead(aux_width, num_classes, head) if aux_loss else None
         self._frozen_backbone = False
@@ -214,7 +216,7 @@ class ISANet(nn.Module):
         The gradients are the same. Batch norms that are recomputed update their running statistics
         twice per step, which acts like a slightly larger momentum.
         """
-        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+        backbones.set_grad_checkpointing(self.backbone, enable)
         self.head.grad_checkpointing = enable
 
     def param_groups(self, lr: float, head_multiplier: float = 1.0) -> list[dict[str, Any]]:

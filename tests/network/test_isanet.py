@@ -74,6 +74,7 @@ def test_frozen_parts_stay_as_they_are_through_train(freeze: str) -> None:
         assert not torch.equal(model.state_dict()[key], before[key])
 
 
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint")  # older timm leaves a choice open
 def test_checkpointing_changes_memory_not_gradients() -> None:
     plain, thrifty = tiny(), tiny()
     thrifty.set_grad_checkpointing()
@@ -86,6 +87,7 @@ def test_checkpointing_changes_memory_not_gradients() -> None:
         torch.testing.assert_close(first.grad, second.grad, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint")
 def test_checkpointing_recomputes_attention() -> None:
     model = tiny().train()
     calls = []
