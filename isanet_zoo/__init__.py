@@ -15,87 +15,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from isanet_zoo.errors import (
         CheckpointError as CheckpointError,
-    )
-    from isanet_zoo.errors import (
         DownloadError as DownloadError,
-    )
-    from isanet_zoo.errors import (
         EnvironmentProblem as EnvironmentProblem,
-    )
-    from isanet_zoo.errors import (
         InputError as InputError,
-    )
-    from isanet_zoo.errors import (
         IntegrityError as IntegrityError,
-    )
-    from isanet_zoo.errors import (
         ManifestError as ManifestError,
-    )
-    from isanet_zoo.errors import (
         OfflineError as OfflineError,
-    )
-    from isanet_zoo.errors import (
+        SourceError as SourceError,
         UnknownModelError as UnknownModelError,
-    )
-    from isanet_zoo.errors import (
         ZooError as ZooError,
     )
     from isanet_zoo.factories import (
         isanet_resnet50os8_ade20k as isanet_resnet50os8_ade20k,
-    )
-    from isanet_zoo.factories import (
         isanet_resnet50os8_cityscapes as isanet_resnet50os8_cityscapes,
-    )
-    from isanet_zoo.factories import (
         isanet_resnet50os8_voc as isanet_resnet50os8_voc,
-    )
-    from isanet_zoo.factories import (
         isanet_resnet101os8_ade20k as isanet_resnet101os8_ade20k,
-    )
-    from isanet_zoo.factories import (
         isanet_resnet101os8_cityscapes as isanet_resnet101os8_cityscapes,
-    )
-    from isanet_zoo.factories import (
         isanet_resnet101os8_voc as isanet_resnet101os8_voc,
     )
     from isanet_zoo.inference.segmentation import Segmentation as Segmentation
     from isanet_zoo.labels import LabelSet as LabelSet
     from isanet_zoo.network.config import (
         HeadConfig as HeadConfig,
-    )
-    from isanet_zoo.network.config import (
         NetworkConfig as NetworkConfig,
-    )
-    from isanet_zoo.network.config import (
         Preprocess as Preprocess,
     )
-    from isanet_zoo.network.isanet import ISANet as ISANet
-    from isanet_zoo.network.isanet import ISANetOutput as ISANetOutput
+    from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
     from isanet_zoo.weights.acquire import (
         convert_checkpoint as convert_checkpoint,
-    )
-    from isanet_zoo.weights.acquire import (
         download as download,
     )
     from isanet_zoo.weights.manifest import (
         Weights as Weights,
-    )
-    from isanet_zoo.weights.manifest import (
         get_weights as get_weights,
-    )
-    from isanet_zoo.weights.manifest import (
         list_models as list_models,
     )
     from isanet_zoo.zoo import (
         LoadReport as LoadReport,
-    )
-    from isanet_zoo.zoo import (
         Predictor as Predictor,
-    )
-    from isanet_zoo.zoo import (
         create_model as create_model,
-    )
-    from isanet_zoo.zoo import (
         predict as predict,
     )
 
@@ -110,6 +68,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "IntegrityError",
         "ManifestError",
         "OfflineError",
+        "SourceError",
         "UnknownModelError",
         "ZooError",
     ),

@@ -16,18 +16,14 @@ import os
 import platform
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isanet_zoo import __version__
 from isanet_zoo.errors import InputError, ZooError
 from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
 from isanet_zoo.weights.manifest import get_weights, list_models, manifest_path
-
-if TYPE_CHECKING:
-    from isanet_zoo.inference.segmentation import Segmentation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(options)
     except ZooError as error:
         _complain(error)
+        return 1
+    except ImportError as error:  # a broken torch, say
+        _complain(f"{error}; `isanet-zoo env` shows what is installed")
         return 1
     except BrokenPipeError:  # `isanet-zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,12 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         "folders and URLs to ask first), ISANET_ZOO_OFFLINE=1 (no network).",
     )
     parser.add_argument("--version", action="version", version=f"isanet-zoo {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    # Before the command or after it; there it must not undo what was said before.
+    shared = argparse.ArgumentParser(add_help=False)
+    for place, default in ((parser, False), (shared, argparse.SUPPRESS)):
+        place.add_argument(
+            "-v", "--verbose", action="store_true", default=default, help="say more on stderr"
+        )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], name: str) -> argparse.ArgumentParser:
         summary = (run.__doc__ or "").splitlines()[0]
-        added = commands.add_parser(name, help=summary, description=summary)
+        added = commands.add_parser(name, parents=[shared], help=summary, description=summary)
         added.set_defaults(run=run)
         return added
 
@@ -181,7 +185,7 @@ def _list(options: argparse.Namespace) -> int:
                 weights.dataset,
                 weights.num_classes,
                 f"{weights.parameters.without_aux / 1e6:.1f}",
-                f"{weights.metrics[0].value:.2f}",
+                f"{weights.metrics[0].value:.2f}" if weights.metrics else "-",
                 weights.trust,
             )
         )
@@ -234,8 +238,12 @@ def _download(options: argparse.Namespace) -> int:
     """Fetch, check and convert weights; print where they are."""
     from isanet_zoo.weights.acquire import download
 
-    names = list_models() if options.all else options.names
-    return _each(names, lambda name: print(download(name, force=options.force)))
+    def fetch(name: str) -> None:
+        trust = get_weights(name).trust  # before: "unverified" is a first use
+        print(download(name, force=options.force))
+        _say_trust(name, trust)
+
+    return _each(list_models() if options.all else options.names, fetch)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -243,19 +251,16 @@ def _predict(options: argparse.Namespace) -> int:
     import torch
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    from isanet_zoo.inference.images import Picture, list_folder, read_image
+    from isanet_zoo.inference.files import plan, segment_files
     from isanet_zoo.zoo import Predictor, create_model
 
-    images = [
-        image
-        for path in map(Path, options.images)
-        for image in (list_folder(path) if path.is_dir() else [path])
-    ]
+    stems = plan(map(Path, options.images), options.out)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {options.out} cannot be a folder: {error}") from error
     model = create_model(options.model, options.weights is None, weights=options.weights)
+    _say_trust(options.model, model.load_report.trust)
     predictor = Predictor(
         model,
         device=options.device or ("cuda" if torch.cuda.is_available() else None),
@@ -268,66 +273,33 @@ def _predict(options: argparse.Namespace) -> int:
         resize=not options.no_resize,
         confidence=options.confidence,
     )
-    failures: list[InputError] = []
-
-    def readable() -> Iterator[Picture]:
-        for image in images:
-            try:
-                yield read_image(image)
-            except InputError as error:
-                failures.append(error)
-                bar.update()
-
-    stems = _stems(images)
     results: list[dict[str, Any]] = []
-    hidden = len(images) == 1
-    with tqdm(total=len(images), unit="picture", disable=hidden) as bar:  # type: ignore[no-untyped-call]
-        for segmentation in predictor.stream(readable()):
-            assert segmentation.path is not None
-            files = _write(segmentation, options.out / stems[segmentation.path])
+    errors: list[str] = []
+    one = len(stems) == 1
+    with tqdm(total=len(stems), unit="picture", disable=one) as bar:  # type: ignore[no-untyped-call]
+        for result in segment_files(predictor, stems):
+            bar.update()
+            if result.segmentation is None:
+                errors.append(str(result.error))
+                continue
+            files = [str(file) for file in result.files]
             classes = [
                 {"id": index, "name": name, "fraction": fraction}
-                for index, name, fraction in segmentation.present()
+                for index, name, fraction in result.segmentation.present()
             ]
-            results.append({"image": str(segmentation.path), "files": files, "classes": classes})
-            bar.update()
+            results.append({"image": str(result.path), "files": files, "classes": classes})
+            if not options.json:
+                bar.write("\n".join(files), file=sys.stdout)
     if options.json:
-        _print_json({"results": results, "errors": [str(error) for error in failures]})
-    else:
-        for result in results:
-            print("\n".join(result["files"]))
-    if failures:
-        _complain(f"{len(failures)} of {len(images)} pictures could not be used:")
-        for failure in failures:
-            print(f"  {failure}", file=sys.stderr)
-    return 1 if failures else 0
+        _print_json({"results": results, "errors": errors})
+    if errors:
+        _complain(f"{len(errors)} of {len(stems)} pictures could not be used:")
+        print("".join(f"  {line}\n" for line in errors), end="", file=sys.stderr)
+    return 1 if errors else 0
 
 
-def _stems(images: Sequence[Path]) -> dict[Path, str]:
-    """Return a name for each picture's results; pictures of one name keep what tells them apart."""
-    counts = Counter(image.stem for image in images)
-    stems = {image: image.stem if counts[image.stem] == 1 else image.name for image in images}
-    if len(set(stems.values())) < len(stems):
-        twice = next(name for name, count in Counter(stems.values()).items() if count > 1)
-        raise InputError(f"several pictures are called {twice}; segment one folder at a time")
-    return stems
-
-
-def _write(segmentation: Segmentation, stem: Path) -> list[str]:
-    """Write the results of one picture beside each other; return their paths."""
-    from PIL import Image
-
-    parts = {"labels": segmentation.to_image(), "overlay": segmentation.overlay()}
-    if segmentation.confidence is not None:
-        levels = (255 * segmentation.confidence).round().astype("uint8")
-        parts["confidence"] = Image.fromarray(levels)
-    files = {stem.with_name(f"{stem.name}.{part}.png"): image for part, image in parts.items()}
-    for file, image in files.items():
-        try:
-            image.save(file)
-        except OSError as error:
-            raise InputError(f"{file} cannot be written: {error}") from error
-    return [str(file) for file in files]
+def _say_trust(name: str, trust: str) -> None:
+    print(f"isanet-zoo: {name}: {trust} weights", file=sys.stderr)
 
 
 def _convert(options: argparse.Namespace) -> int:

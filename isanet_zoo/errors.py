@@ -8,7 +8,8 @@
     ├── InputError          (ValueError)    an image, mask or option that cannot be used
     ├── CheckpointError     (RuntimeError)  a file whose tensors are not the network's
     ├── IntegrityError      (ValueError)    bytes that differ from the manifest or the cache
-    ├── DownloadError       (OSError)       no source gave the file
+    ├── SourceError         (OSError)       one source did not give the file
+    ├── DownloadError       (OSError)       none did, or the cache cannot be written
     │   └── OfflineError                    and the network was not asked
     └── EnvironmentProblem  (ImportError)   installed packages that do not fit together
 
@@ -44,8 +45,22 @@ class IntegrityError(ZooError, ValueError):
     """Bytes that differ from the manifest, or from what the cache recorded."""
 
 
+class SourceError(ZooError, OSError):
+    """One source did not give the file; `DownloadError.tried` has such errors.
+
+    Attributes:
+        again: whether another attempt at it may help.
+        wait: seconds that it asked to be left alone for.
+    """
+
+    def __init__(self, message: str, *, again: bool = True, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.again = again
+        self.wait = wait
+
+
 class DownloadError(ZooError, OSError):
-    """No source gave the file.
+    """No source gave an acceptable file, or the cache cannot be written.
 
     Attributes:
         tried: each source that was asked, with the error that it ended in.

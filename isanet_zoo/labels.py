@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +36,11 @@ class LabelSet:
                 raise InputError(
                     f"label set {self.name!r}: {len(self.names)} names but "
                     f"{len(getattr(self, field))} entries in {field}; give one per class"
+                )
+        for colour in self.palette:
+            if not re.fullmatch("#[0-9a-f]{6}", colour):
+                raise InputError(
+                    f"label set {self.name!r}: colour {colour!r} is not like '#00ff7f'"
                 )
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from isanet_zoo.errors import ManifestError
+from isanet_zoo.errors import InputError, ManifestError
 
 T = TypeVar("T")
 
@@ -32,7 +32,11 @@ def read(cls: type[T], data: object, where: str) -> T:
         raise ManifestError(f"{where}: missing {', '.join(sorted(missing))}")
     if unknown := data.keys() - names:
         raise ManifestError(f"{where}: unknown {', '.join(sorted(map(str, unknown)))}")
-    return cls(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in names})
+    values = {name: _value(hints[name], data[name], f"{where}.{name}") for name in names}
+    try:
+        return cls(**values)
+    except InputError as error:  # the dataclass has rules of its own
+        raise ManifestError(f"{where}: {error}") from error
 
 
 def write(record: object) -> dict[str, Any]:

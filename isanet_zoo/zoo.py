@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,9 @@ from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
 from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 logger = logging.getLogger(__name__)
+
+FILE_SUFFIXES = {".ckpt", ".pdparams", ".pt", ".pth", ".safetensors"}  # of paths, not of tags
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def create_model(
 
     Raises:
         UnknownModelError: no model or tag has this name.
-        InputError: the arguments contradict each other.
+        InputError: the arguments contradict each other, or a file does not exist.
         DownloadError: the weights are not cached and no source has them.
         CheckpointError: a file given as `weights` does not hold this network's tensors.
 
@@ -131,16 +129,19 @@ def _find_weights(
     """Return the record of the weights that are meant, and where they lie on this machine.
 
     Raises:
+        InputError: `weights` is a path, and there is no such file.
         UnknownModelError: `weights` is neither a tag nor a file.
     """
     same_model = [other for other in load_manifest().values() if other.model == record.model]
-    chosen = next((other for other in same_model if other.tag == weights), None)
+    chosen = next((o for o in same_model if weights in (o.tag, o.name, f"{o.model}.{o.tag}")), None)
     if weights is None or chosen:
         record = chosen or record
         trust = record.trust  # before the download: "unverified" is a first use
         return record, LoadReport(download(record.name, progress=progress), trust)
     if (path := Path(weights)).is_file():
         return record, LoadReport(path, "local")
+    if not isinstance(weights, str) or path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
+        raise InputError(f"weights {str(weights)!r}: there is no such file")
     raise UnknownModelError(
         f"weights {str(weights)!r} are neither a file nor a tag of {record.model}, "
         f"which has {', '.join(other.tag for other in same_model)}"
@@ -207,7 +208,11 @@ def _load(
 def _fresh_classifiers(model: ISANet) -> dict[str, Tensor]:
     """Return newly initialised parameters for the last layer of each head, by key."""
     classifiers = {
-        f"{name}.classifier": nn.Conv2d(head.classifier.in_channels, model.config.num_classes, 1)
+        f"{name}.classifier": nn.Conv2d(
+            *(head.classifier.in_channels, model.config.num_classes, 1),
+            device="cpu",  # whatever the defaults are at the moment
+            dtype=torch.float32,
+        )
         for name, head in (("head", model.head), ("aux_head", model.aux_head))
         if head is not None
     }
@@ -222,11 +227,7 @@ class Predictor(predictor.Predictor):
     """A network, or the zoo's model of a name, made ready to segment pictures.
 
     Build it once and call it often; `stream` gives the results one by one. The options are those of
-    `predict`, and `compile=True` runs the network through `torch.compile`.
-
-    Args:
-        model: a network, or a name of the zoo, whose published weights are then loaded.
-        **options: see `predict`.
+    `predict`, and `compile` runs the network through `torch.compile`.
 
     Example:
         >>> predictor = Predictor(ISANet("test_resnet", num_classes=5), confidence=True)
@@ -234,10 +235,36 @@ class Predictor(predictor.Predictor):
         (60, 80)
     """
 
-    def __init__(self, model: ISANet | str, **options: Unpack[predictor.Options]) -> None:
-        if isinstance(model, str):
-            model = create_model(model, pretrained=True)
-        super().__init__(model, **options)
+    def __init__(
+        self,
+        model: ISANet | str,
+        *,
+        batch_size: int = 1,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,  # noqa: A002 - torch's word
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        resize: bool = True,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> None:
+        super().__init__(
+            create_model(model, pretrained=True) if isinstance(model, str) else model,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            scales=scales,
+            flip=flip,
+            tile=tile,
+            overlap=overlap,
+            resize=resize,
+            confidence=confidence,
+            probabilities=probabilities,
+        )
 
 
 def predict(

@@ -7,13 +7,14 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from isanet_zoo import cli
+from isanet_zoo import ISANet, cli, zoo
 from isanet_zoo.weights import manifest
 from isanet_zoo.weights.cache import CacheEntry
 from tests import reference
@@ -101,7 +102,7 @@ def test_download_prints_paths_and_goes_on_past_failures(
     assert "nonsense" in captured.err
     assert "isanet_tiny.pth" in captured.err  # the progress bar
     assert cli.main(["download", "--all"]) == 0
-    assert capsys.readouterr().err == ""  # cached: no bar
+    assert capsys.readouterr().err == "isanet-zoo: isanet_tiny: pinned weights\n"  # no bar
 
 
 def test_offline_failure_says_the_ways_out(
@@ -152,19 +153,82 @@ def test_folder_run_goes_on_past_bad_files(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_predict_json_and_options(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_predict_options_reach_the_predictor(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    seen: dict[str, Any] = {}
+
+    class Watched(zoo.Predictor):
+        def __init__(self, model: ISANet, **options: Any) -> None:
+            seen.update(options)
+            super().__init__(model, **options)
+
+    monkeypatch.setattr(zoo, "Predictor", Watched)
     arguments = ["predict", str(photos / "a.jpg"), str(photos / "b.png"), "-m", "isanet_tiny"]
     options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5", "--bf16"]
     more = ["--confidence", "--batch-size", "2", "--device", "cpu", "--no-resize", "--json"]
     assert cli.main([*arguments, *options, *more, "-o", str(tmp_path)]) == 0
+    assert seen == {
+        "device": "cpu",
+        "dtype": torch.bfloat16,
+        "batch_size": 2,
+        "scales": [0.5, 1.0],
+        "flip": True,
+        "tile": 48,
+        "overlap": 0.5,
+        "resize": False,
+        "confidence": True,
+    }
     first, second = json.loads(capsys.readouterr().out)["results"]
     assert first["image"] == str(photos / "a.jpg")
     assert sum(entry["fraction"] for entry in first["classes"]) == pytest.approx(1)
     assert {"id", "name", "fraction"} == second["classes"][0].keys()
     with Image.open(tmp_path / "b.confidence.png") as confidence:
         assert (confidence.mode, confidence.size) == ("L", (64, 48))
+
+
+@pytest.mark.usefixtures("tiny_zoo")
+def test_results_never_lie_among_the_pictures(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(photos.iterdir())
+    assert cli.main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(photos)]) == 1
+    assert "is the folder of the pictures" in capsys.readouterr().err
+    assert sorted(photos.iterdir()) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_picture_that_is_named_twice_is_segmented_once(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(photos / "b.png")
+    assert cli.main(["predict", picture, picture, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("tiny")
+def test_finished_pictures_are_printed_before_a_later_failure(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save = Image.Image.save
+
+    def full_disk(image: Image.Image, target: Path) -> None:
+        if target.name.startswith("b."):
+            raise OSError(28, "No space left on device")
+        save(image, target)
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    assert cli.main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert "b.labels.png cannot be written" in captured.err
+    assert "No space left" in captured.err
 
 
 @pytest.mark.usefixtures("tiny")
@@ -247,14 +311,16 @@ def test_list_and_env_answer_where_torch_is_broken(tmp_path: Path) -> None:
         return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
     assert run("list").returncode == 0
+    assert run("download").returncode == 2
     assert run("env").returncode == 1
     assert "problem: libcudart.so.13" in run("env").stdout
 
 
+@pytest.mark.parametrize("arguments", [["-v", "download"], ["download", "-v"]])
 def test_verbose_logs_to_stderr_and_leaves_no_handler(
-    tiny: TinyZoo, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tiny: TinyZoo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["-v", "download", "isanet_tiny"]) == 0
+    assert cli.main([*arguments, "isanet_tiny"]) == 0
     assert f"ssseg weights from {tiny.published}" in capsys.readouterr().err
     logger = logging.getLogger("isanet_zoo")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)

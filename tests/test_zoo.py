@@ -192,6 +192,22 @@ def test_other_classes_leave_only_the_classifiers_fresh(
 
 
 @pytest.mark.usefixtures("tiny")
+def test_loading_does_not_depend_on_torch_s_defaults() -> None:
+    plain = create_model("isanet_tiny", pretrained=True).state_dict()
+    checkpoints._skeleton.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            model = create_model("isanet_tiny", pretrained=True, num_classes=3, aux_loss=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    state = model.state_dict()
+    assert not any(tensor.is_meta or tensor.dtype == torch.float64 for tensor in state.values())
+    for key in plain.keys() - set(model.load_report.fresh):
+        assert torch.equal(state[key], plain[key]), key
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_other_channels_adapt_the_first_convolution_as_timm_does(in_chans: int) -> None:
     from timm.models import adapt_input_conv
@@ -243,6 +259,7 @@ def test_own_file_without_auxiliary_head(tiny: TinyZoo, tmp_path: Path) -> None:
 def test_a_tag_names_weights() -> None:
     by_tag = create_model("isanet_tiny", weights="ssseg")
     assert by_tag.weights is get_weights("isanet_tiny") is get_weights("isanet_tiny.ssseg")
+    assert create_model("isanet_tiny", weights="isanet_tiny.ssseg").weights is by_tag.weights
     assert torch.equal(
         by_tag.state_dict()["head.classifier.weight"],
         create_model("isanet_tiny.ssseg", pretrained=True).state_dict()["head.classifier.weight"],
@@ -256,7 +273,9 @@ def test_a_tag_names_weights() -> None:
         ({"pretrained": True, "weights": "ssseg"}, InputError, "both name weights"),
         ({"pretrained": True, "pretrained_backbone": True}, InputError, "encoder alone"),
         ({"weights": "mmseg_80k"}, UnknownModelError, "which has ssseg"),
-        ({"weights": "nowhere.pth"}, UnknownModelError, "neither a file nor a tag"),
+        ({"weights": "nowhere.pth"}, InputError, "'nowhere.pth': there is no such file"),
+        ({"weights": Path("ssseg")}, InputError, "'ssseg': there is no such file"),
+        ({"num_classes": "5"}, InputError, "num_classes is '5'"),
         ({"num_classes": 0}, InputError, "num_classes is 0"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from isanet_zoo.errors import InputError
 
+TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -47,7 +55,9 @@ ImageLike: TypeAlias = (
 def is_single(images: object) -> bool:
     """Say whether `images` is one picture; a folder or another iterable is several."""
     if isinstance(images, (str, os.PathLike)):
-        return not Path(images).is_dir()
+        with contextlib.suppress(OSError):  # a name that the system does not take is no folder
+            return not Path(images).is_dir()
+        return True
     return isinstance(images, (Image.Image, np.ndarray, Tensor, Picture))
 
 
@@ -84,7 +94,7 @@ def read_image(image: ImageLike) -> Picture:
     """Read one picture.
 
     Args:
-        image: a path, a PIL image, an (H, W), (H, W, 3) or (H, W, 4) uint8 array in RGB(A) order, a
+        image: a path, a PIL image, an (H, W[, 1|3|4]) uint8 array, grey or RGB(A), a
             (3, H, W) uint8 tensor, or a `Picture`. Alpha is dropped; EXIF orientation is applied.
 
     Raises:
@@ -132,7 +142,9 @@ def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
             "for floats in 0..1: (x * 255).round().astype('uint8')"
         )
     if array.ndim == 2:
-        array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
+        array = array[:, :, None]
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = np.broadcast_to(array, (*array.shape[:2], 3))
     if array.ndim != 3 or array.shape[2] not in (3, 4) or 0 in array.shape:
         raise InputError(
             f"array has shape {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4); "
@@ -142,17 +154,21 @@ def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _from_file(path: Path) -> Tensor:
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give it on its own, not among pictures")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is an empty file; fetch or copy it again")
-    with _naming(str(path)), Image.open(path) as image:
-        # Pillow itself only warns up to twice its limit.
-        if (limit := Image.MAX_IMAGE_PIXELS) and image.width * image.height > limit:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        return _from_pil(image, str(path))
+    what = str(path)
+    with _naming(what):
+        if what.startswith(("http:", "https:")):
+            raise InputError(f"{what} is a URL; download the picture first")
+        if not path.exists():
+            raise InputError(f"{what}: there is no such file")
+        if path.is_dir():
+            raise InputError(f"{what} is a folder; give it on its own, not among pictures")
+        if path.stat().st_size == 0:
+            raise InputError(f"{what} is an empty file; fetch or copy it again")
+        with Image.open(path) as image:
+            # Pillow itself only warns up to twice its limit.
+            if (limit := Image.MAX_IMAGE_PIXELS) and image.width * image.height > limit:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            return _from_pil(image, what)
 
 
 @contextlib.contextmanager
@@ -171,7 +187,7 @@ def _naming(what: str) -> Iterator[None]:
         raise InputError(
             f"{what} is no picture, whatever its name; expected {', '.join(sorted(SUFFIXES))}"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:  # the bytes of a damaged picture can make a decoder raise anything
         raise InputError(f"{what} is damaged or cannot be read: {error}") from error
 
 
@@ -181,10 +197,20 @@ def _from_pil(image: Image.Image, what: str) -> Tensor:
             f"{what} has more than 8 bits per channel; convert it first, "
             "for 16 bits: (x / 257).round().astype('uint8')"
         )
-    image = ImageOps.exif_transpose(image)
+    if (turn := TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa"):
         image = image.convert("RGBA")  # Pillow's own way from a palette with alpha to plain colours
     return _from_array(np.asarray(image.convert("RGB")))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1, upright, where nothing readable says otherwise."""
+    image.load()  # PNG may have its EXIF behind the pixels
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels are good whatever is wrong with what is said about them
+        return 1
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -19,27 +18,13 @@ from isanet_zoo.inference.images import ImageLike, Picture, find_images, is_sing
 from isanet_zoo.inference.preprocess import prepare
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.options import real_number, whole_number
 
 Progress = Callable[[int, "int | None"], None]  # pictures so far, in all where it is known
 
 READ_AHEAD = 4  # batches of pictures that are held to find some of one size
+SMALLEST = 1e-9  # of all factors, so that "positive" excludes 0
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Options(TypedDict, total=False):
-    """What a `Predictor` can be told; see there."""
-
-    device: str | torch.device | None
-    dtype: torch.dtype | None
-    compile: bool
-    batch_size: int
-    scales: Sequence[float]
-    flip: bool
-    tile: int | tuple[int, int] | None
-    overlap: float
-    resize: bool
-    confidence: bool
-    probabilities: bool
 
 
 class Predictor:
@@ -92,30 +77,24 @@ class Predictor:
             )
         if model.config.num_classes > 256:
             raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be a whole number, at least 1")
-        if not isinstance(scales, Sequence) or not scales:
-            raise InputError(f"scales are {scales}; give a list of positive factors")
-        if not all(0 < scale < math.inf for scale in scales):
-            raise InputError(f"scales are {tuple(scales)}; give a list of positive factors")
-        if not 0 <= overlap < 1:
-            raise InputError(f"overlap is {overlap}; it must be at least 0 and less than 1")
         if dtype not in (None, *DTYPES):
             raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
-        tile = (tile, tile) if isinstance(tile, int) else tile
-        if tile is not None and not _is_size(tile):
-            raise InputError(f"tile is {tile}; give a side, or (height, width), in whole pixels")
+        if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
+            raise InputError(f"scales are {scales!r}; give a list of positive factors")
         try:
             # A tensor knows its device fully: "cuda" may be given, "cuda:1" meant.
             self.device = torch.empty(0, device=device or _device_of(model)).device
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise InputError(f"device is {device}: {str(error).splitlines()[0]}") from error
         self.dtype = dtype or torch.float32
-        self.batch_size = batch_size
-        self.scales = tuple(scales)
+        self.batch_size = whole_number("batch_size", batch_size)
+        self.scales = tuple(
+            real_number(f"scales {tuple(scales)}: a factor", scale, "positive", SMALLEST, math.inf)
+            for scale in scales
+        )
         self.flip = flip
-        self.tile = tile
-        self.overlap = overlap
+        self.tile = None if tile is None else _tile_size(tile)
+        self.overlap = real_number("overlap", overlap, "at least 0 and less than 1", 0, 1)
         self.rescale = resize
         self.confidence = confidence
         self.probabilities = probabilities
@@ -148,6 +127,8 @@ class Predictor:
         Pictures of one size that lie close together share a batch. None is ever padded: that would
         change the groups of the attention, and so the result.
         """
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress is {progress!r}; give a function of (done, total), or None")
         source = find_images(images)
         total = len(source) if isinstance(source, Sized) else None
         held = 1 if self.batch_size == 1 else READ_AHEAD * self.batch_size
@@ -252,11 +233,14 @@ def _windows(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
         yield window
 
 
-def _is_size(value: object) -> bool:
+def _tile_size(tile: int | tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(tile, Sequence):
+        tile = (tile, tile)
+    if len(tile) != 2:
+        raise InputError(f"tile is {tile}; give a side, or (height, width)")
     return (
-        isinstance(value, Sequence)
-        and len(value) == 2
-        and all(isinstance(side, int) and side >= 1 for side in value)
+        whole_number(f"tile {tile}: the height", tile[0]),
+        whole_number(f"tile {tile}: the width", tile[1]),
     )
 
 

@@ -12,6 +12,8 @@ from isanet_zoo.network.config import OUTPUT_STRIDE
 try:
     import timm
     from timm.models import adapt_input_conv
+except ModuleNotFoundError as error:
+    raise EnvironmentProblem(f"{error.name} is not installed: pip install timm") from error
 except (ImportError, RuntimeError) as error:
     raise EnvironmentProblem(
         f"timm cannot be imported ({error}). This happens when torch and torchvision do not come "

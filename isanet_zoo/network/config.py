@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from isanet_zoo.errors import InputError
+from isanet_zoo.options import real_number, whole_number
 
 OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
 
@@ -14,8 +15,9 @@ OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
 class HeadConfig:
     """The segmentation head. The defaults are those of sssegmentation's six models.
 
-    The published families disagree about almost every number here, so the manifest says each of
-    them for each weight; the defaults serve networks that a user builds.
+    The published families differ in fuse_kernel, value_bias, aux_channels, activation, dropout and
+    resize, so the manifest says every number for every weight; the defaults serve networks that a
+    user builds.
 
     Attributes:
         channels: C, width of the head's features.
@@ -47,12 +49,11 @@ class HeadConfig:
             if get_origin(hint) is Literal and value not in get_args(hint):
                 choices = ", ".join(map(repr, get_args(hint)))
                 raise InputError(f"{name} is {value!r}; choose one of {choices}")
-        for name in ("channels", "key_channels", "aux_channels", "partition"):
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        for name in ("channels", "key_channels", "aux_channels"):
+            whole_number(name, getattr(self, name))
+        for side in self.partition:
+            whole_number(f"partition {self.partition}: a side", side)
+        real_number("dropout", self.dropout, "at least 0 and less than 1", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class NetworkConfig:
     num_classes: int
     in_chans: int = 3
     head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        whole_number("num_classes", self.num_classes)
+        whole_number("in_chans", self.in_chans)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class ISANet(nn.Module):
     Args:
         backbone: name of a timm model that supports `features_only` and `output_stride=8`.
         num_classes: K.
-        in_chans: channels of the input images.
+        in_chans: channels of the input images. With others than 3, preparing them is up to you:
+            `predict` and `preprocess` know RGB pictures only.
         aux_loss: build the auxiliary head.
         pretrained_backbone: start the encoder from timm's ImageNet weights (asks the network).
         head: the numbers of both heads.
@@ -123,17 +124,14 @@ class ISANet(nn.Module):
         preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+        head = head or HeadConfig()
+        self.config = NetworkConfig(backbone, num_classes, in_chans, head)
         label_set = label_set or LabelSet.generic(num_classes)
         if len(label_set) != num_classes:
             raise InputError(
                 f"label set {label_set.name!r} has {len(label_set)} classes, the network "
                 f"{num_classes}; give one that fits, or none"
             )
-        head = head or HeadConfig()
-        self.config = NetworkConfig(backbone, num_classes, in_chans, head)
         self.label_set = label_set
         self.preprocess = preprocess or Preprocess()
         self.backbone = backbones.create_backbone(
@@ -213,8 +211,9 @@ class ISANet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: recompute encoder stages and attention for gradients.
 
-        The gradients are the same. Batch norms that are recomputed update their running statistics
-        twice per step, which acts like a slightly larger momentum.
+        The gradients are the same. But batch norms that are recomputed update their running
+        statistics twice per step, as if their momentum were nearly doubled (0.1 acts like 0.19);
+        `freeze_norm` avoids that.
         """
         backbones.set_grad_checkpointing(self.backbone, enable)
         self.head.grad_checkpointing = enable

@@ -212,10 +212,13 @@ def convert_checkpoint(src: str | os.PathLike[str], dst: str | os.PathLike[str],
         raise InputError(
             f"{target} would not be recognised later; let its name end in .safetensors"
         )
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+    if not target.parent.is_dir() or target.is_dir():
+        raise InputError(f"{target} cannot be written: it is, or is not in, a folder")
     state = checkpoints.load_checkpoint(src, get_weights(name).network).state
-    with temporary_file(target.parent, ".safetensors") as temporary:
-        checkpoints.save_state(state, temporary)
-        replace(temporary, target)
+    try:
+        with temporary_file(target.parent, ".safetensors") as temporary:
+            checkpoints.save_state(state, temporary)
+            replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
     return target

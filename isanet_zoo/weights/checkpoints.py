@@ -215,13 +215,14 @@ def _spec(tensor: Tensor) -> Spec:
 @functools.cache
 def _skeleton(network: NetworkConfig, aux_loss: bool) -> ISANet:
     with torch.device("meta"):  # names and shapes only: nothing is allocated or initialised
-        return ISANet(
+        skeleton = ISANet(
             network.backbone,
             network.num_classes,
             in_chans=network.in_chans,
             aux_loss=aux_loss,
             head=network.head,
         )
+    return skeleton.float()  # whatever torch's default type is at the moment
 
 
 def structure(network: NetworkConfig, *, aux_loss: bool) -> dict[str, Spec]:

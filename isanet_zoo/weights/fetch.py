@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from email.message import Message
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
-from isanet_zoo.errors import CheckpointError, DownloadError, IntegrityError, OfflineError
+from isanet_zoo.errors import (
+    CheckpointError,
+    DownloadError,
+    IntegrityError,
+    OfflineError,
+    SourceError,
+)
 from isanet_zoo.weights.cache import temporary_file
 
 logger = logging.getLogger(__name__)
@@ -54,20 +60,6 @@ class Fetched(NamedTuple):
     source: str
     sha256: str
     size: int
-
-
-class SourceError(OSError):
-    """One source did not give the file.
-
-    Attributes:
-        again: whether another attempt at it may help.
-        wait: seconds that it asked to be left alone for.
-    """
-
-    def __init__(self, message: str, *, again: bool = True, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.again = again
-        self.wait = wait
 
 
 def offline() -> bool:
@@ -143,8 +135,14 @@ def fetch(
             tried.append((source, error))
     report = "".join(f"\n  {source}: {error}" for source, error in tried) or "\n  there are none"
     if offline():
+        refused = any(
+            not isinstance(error, OfflineError)
+            and not isinstance(error.__cause__, FileNotFoundError)
+            for _, error in tried
+        )
+        state = "was refused (see below)" if refused else "is not on this machine"
         raise OfflineError(
-            f"{filename} is not on this machine, and the network is switched off. Three ways out: "
+            f"{filename} {state}, and the network is switched off. Three ways out: "
             "unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE; "
             f"or put the file at {by_hand}; "
             f"or name a folder that holds it in ISANET_ZOO_MIRROR. Sources:{report}",
@@ -266,9 +264,9 @@ def _attempt(url: str, received: _Received, timeout: float) -> None:
         headers["If-Range"] = received.validator  # the whole file if it has changed
     try:
         request = urllib.request.Request(url, headers=headers)
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            if url.startswith("https:") and not response.url.startswith("https:"):
-                raise SourceError(f"redirects to the unencrypted {response.url}", again=False)
+        with urllib.request.build_opener(_SecureRedirects).open(
+            request, timeout=timeout
+        ) as response:
             _begin(response, received)
             while block := response.read1(BLOCK):
                 received.add(block)
@@ -291,6 +289,25 @@ def _attempt(url: str, received: _Received, timeout: float) -> None:
         raise SourceError(f"broke off after {received.done} bytes: {reason}") from error
     if received.total is not None and received.done != received.total:
         raise SourceError(f"broke off after {received.done} of {received.total} bytes")
+
+
+class _SecureRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses to leave HTTPS at any hop: whoever answers in plain HTTP would choose the file."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request to go on with."""
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            fp.close()
+            raise SourceError(f"redirects to the unencrypted {newurl}", again=False)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _begin(response: http.client.HTTPResponse, received: _Received) -> None:

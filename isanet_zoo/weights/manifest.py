@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,12 @@ class Weights:
     licence: Licence
     links: Links
 
+    def __post_init__(self) -> None:
+        for field in ("sha256", "sha256_prefix", "state_digest", "structure_digest"):
+            digits = getattr(self, field)
+            if digits is not None and not re.fullmatch("[0-9a-f]{8,64}", digits):
+                raise ManifestError(f"{self.name}: {field} {digits!r} is no lower-case hex digest")
+
     @property
     def num_classes(self) -> int:
         """The number of classes."""
@@ -200,34 +207,47 @@ def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    try:
-        label_sets = {
-            name: records.read(LabelSet, {"name": name, **entry}, f"label_sets.{name}")
-            for name, entry in data["label_sets"].items()
-        }
-        return {
-            record.name: record
-            for model, entry in data["models"].items()
-            for record in _model(model, entry, label_sets)
-        }
-    except KeyError as error:
-        raise ManifestError(f"{path}: missing {error}") from error
+    document = _keys(data, str(path), "$schema", "label_sets", "models")
+    label_sets = {
+        name: records.read(LabelSet, {"name": name, **_keys(entry, f"label_sets.{name}")}, name)
+        for name, entry in _keys(document["label_sets"], "label_sets").items()
+    }
+    return {
+        record.name: record
+        for model, entry in _keys(document["models"], "models").items()
+        for record in _model(model, entry, label_sets)
+    }
 
 
-def _model(model: str, entry: Any, label_sets: Mapping[str, LabelSet]) -> list[Weights]:
+def _keys(value: object, where: str, *expected: str) -> dict[str, Any]:
+    """Return a JSON object; with `expected`, one that has these keys and no others."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: expected an object, got {value!r:.60}")
+    if expected and (odd := value.keys() ^ set(expected)):
+        raise ManifestError(f"{where}: missing or unknown {', '.join(sorted(odd))}")
+    return value
+
+
+def _model(model: str, entry: object, label_sets: Mapping[str, LabelSet]) -> list[Weights]:
     """Return the records of one model, its default first."""
-    default, tags = entry["default"], entry["weights"]
+    where = f"models.{model}"
+    fields = _keys(entry, where, "default", "weights")
+    default, tags = fields["default"], _keys(fields["weights"], f"{where}.weights")
     if default not in tags:
-        raise ManifestError(f"models.{model}.default: {default!r} is none of {', '.join(tags)}")
+        raise ManifestError(f"{where}.default: {default!r} is none of {', '.join(tags)}")
     weights = []
     for tag in sorted(tags, key=lambda tag: tag != default):
         where = f"models.{model}.weights.{tag}"
-        name = model if tag == default else f"{model}.{tag}"
-        if (dataset := tags[tag]["dataset"]) not in label_sets:
+        values = _keys(tags[tag], where)
+        if (dataset := str(values.get("dataset"))) not in label_sets:
             raise ManifestError(f"{where}.dataset: {dataset!r} is none of {', '.join(label_sets)}")
-        label_set = records.write(label_sets[dataset])
-        identity = {"name": name, "model": model, "tag": tag, "label_set": label_set}
-        record = records.read(Weights, identity | tags[tag], where)
+        identity = {
+            "name": model if tag == default else f"{model}.{tag}",
+            "model": model,
+            "tag": tag,
+            "label_set": records.write(label_sets[dataset]),
+        }
+        record = records.read(Weights, identity | values, where)
         if record.num_classes != len(record.label_set):
             raise ManifestError(
                 f"{where}.network.num_classes: {record.num_classes}, but {dataset} has "

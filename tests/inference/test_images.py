@@ -78,6 +78,14 @@ MODES: dict[str, tuple[Image.Image, Pixels]] = {  # name -> (picture, its colour
 }
 
 
+def test_other_exif_that_makes_no_sense_does_not_matter(tmp_path: Path) -> None:
+    entries = struct.pack("<HHLL", 0x010E, 5, 1, 38)  # a description that is a fraction
+    entries += struct.pack("<HHLHH", ORIENTATION, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + struct.pack("<LLL", 0, 1, 2)
+    Image.fromarray(RGB).save(tmp_path / "odd.jpg", exif=exif)
+    assert read_image(tmp_path / "odd.jpg").size == (40, 24)
+
+
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     plain, turned = tmp_path / "plain.jpg", tmp_path / "turned.jpg"
@@ -145,6 +153,7 @@ ARRAYS: dict[str, tuple[object, Pixels]] = {  # name -> (picture, its colours)
     "rgb": (RGB.copy(), RGB),
     "rgba": (np.dstack([RGB, ALPHA]), RGB),
     "grey": (GREY.copy(), grey(GREY)),
+    "grey with an axis for it": (GREY[:, :, None], grey(GREY)),
     "read-only": (frozen(RGB), RGB),
     "read-only grey": (frozen(GREY), grey(GREY)),
     "read-only planes": (frozen(RGB.transpose(2, 0, 1)).transpose(1, 2, 0), RGB),
@@ -225,6 +234,8 @@ UNUSABLE: dict[str, tuple[object, str]] = {  # what it is -> (it, what is said)
     "batch of tensors": (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), r"\(2, 3, 4, 5\).*list"),
     "empty tensor": (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\(3, 0, 5\)"),
     "16-bit PIL image": (Image.fromarray(GREY.astype(np.uint16)), "I;16.*more than 8 bits"),
+    "URL": ("https://pictures.invalid/cat.jpg", "is a URL; download"),
+    "name that is too long": ("x" * 5000, "cannot be read"),
     "int": (7, "int"),
     "None": (None, "NoneType"),
     "list": ([RGB], "list"),

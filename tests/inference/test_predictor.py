@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from isanet_zoo import zoo as zoo_module
+from isanet_zoo import zoo, zoo as zoo_module
 from isanet_zoo.errors import InputError
-from isanet_zoo.inference.predictor import READ_AHEAD, Options, Predictor
+from isanet_zoo.inference.predictor import READ_AHEAD, Predictor
 from isanet_zoo.inference.preprocess import prepare
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.inference.upsample import windows
@@ -242,24 +242,26 @@ class TestOptions:
         assert len(compiled) == 1
         assert_agrees(segmentation, scores)
 
-    def test_options_are_the_constructors_and_predicts(self) -> None:
-        hints = get_type_hints(Predictor.__init__)
-        keywords = [
-            parameter.name
-            for parameter in inspect.signature(Predictor).parameters.values()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        ]
-        assert list(get_type_hints(Options)) == keywords
-        assert get_type_hints(Options) == {name: hints[name] for name in keywords}
-        defaults = {
-            function: {
-                parameter.name: parameter.default
-                for parameter in inspect.signature(function).parameters.values()
-                if parameter.name in keywords and parameter.name != "compile"
+    def test_numpy_s_numbers_are_numbers(self, model: ISANet) -> None:
+        numbers: dict[str, Any] = {"batch_size": np.int64(2), "tile": np.int64(64)}
+        predictor = Predictor(model, **numbers | {"overlap": np.float32(0.5)})
+        assert (predictor.batch_size, predictor.tile, predictor.overlap) == (2, (64, 64), 0.5)
+
+    def test_progress_that_cannot_be_called_is_refused_at_once(self, model: ISANet) -> None:
+        with pytest.raises(InputError, match="progress is True"):
+            predict(model, make_picture(20, 30), progress=True)  # type: ignore[arg-type]
+
+    def test_all_doors_take_the_same_options(self) -> None:
+        def options(door: Callable[..., Any], *others: str) -> dict[str, inspect.Parameter]:
+            parameters = inspect.signature(door).parameters
+            return {
+                name: parameter
+                for name, parameter in parameters.items()
+                if parameter.kind is parameter.KEYWORD_ONLY and name not in others
             }
-            for function in (Predictor, predict)
-        }
-        assert defaults[Predictor] == defaults[predict]
+
+        assert options(Predictor) == options(zoo.Predictor)
+        assert options(Predictor, "compile") == options(predict, "progress")
 
     @pytest.mark.parametrize(
         ("options", "value"),
@@ -280,6 +282,9 @@ class TestOptions:
             ({"tile": (64,)}, "(64,)"),
             ({"tile": (1, 2, 3)}, "(1, 2, 3)"),
             ({"tile": 64.5}, "64.5"),
+            ({"tile": True}, "True"),
+            ({"scales": ("1",)}, "'1'"),
+            ({"overlap": "x"}, "'x'"),
             ({"dtype": torch.float64}, "torch.float64"),
             ({"dtype": "bfloat16"}, "bfloat16"),
             ({"device": "gpu"}, "gpu"),

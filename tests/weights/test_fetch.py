@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import io
 import os
 import time
@@ -12,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from isanet_zoo.errors import CheckpointError, DownloadError, IntegrityError, OfflineError
+from isanet_zoo.errors import (
+    CheckpointError,
+    DownloadError,
+    IntegrityError,
+    OfflineError,
+    SourceError,
+)
 from isanet_zoo.weights import fetch
-from isanet_zoo.weights.fetch import Fetched, Patience, SourceError
+from isanet_zoo.weights.fetch import Fetched, Patience
 from tests.weights.server import (
     GOOD,
     HTML,
     LFS_POINTER,
+    LONGEST_STALL,
     Answer,
     Seen,
     Server,
@@ -110,8 +117,10 @@ def test_every_attempt_asks_the_original_url(server: Server, tmp_path: Path) -> 
 
 def test_a_stalled_transfer_keeps_what_arrived(server: Server, tmp_path: Path) -> None:
     source = server.source(CONTENT, Answer(cut=300_000, stall=True))
+    start = time.monotonic()
     assert get(tmp_path, source.url) == CONTENT
     assert ranges(source.seen)[1:] == [("bytes=300000-", '"v1"')]
+    assert time.monotonic() - start < LONGEST_STALL / 2  # it was the client that hung up
 
 
 def test_a_chunked_transfer_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
@@ -278,14 +287,20 @@ def test_an_encoded_file_is_refused(server: Server, tmp_path: Path) -> None:
     assert "gzip" in error
 
 
-def test_a_secure_source_may_not_redirect_to_an_insecure_one(
+def test_no_hop_may_leave_https(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def without_tls(handler: urllib.request.HTTPSHandler, request: urllib.request.Request) -> Any:
+        return handler.do_open(http.client.HTTPConnection, request)
+
+    monkeypatch.setattr(urllib.request.HTTPSHandler, "https_open", without_tls)
     source = server.source(CONTENT)
-    real = urllib.request.urlopen
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _, timeout: real(source.url, None, 1.0))
-    [error] = refusal(tmp_path, "https://weights.invalid/isanet_tiny.pth")
-    assert "unencrypted" in error
+    assert get(tmp_path, source.moved_url.replace("http:", "https:")) == CONTENT
+    target = server.source(CONTENT)
+    hop = server.source(b"", then=Answer(status=302, headers={"Location": target.url}))
+    [error] = refusal(tmp_path, hop.url.replace("http:", "https:"))
+    assert f"redirects to the unencrypted {target.url}" in error
+    assert target.seen == []
 
 
 def test_sources_are_asked_in_order_until_one_is_accepted(server: Server, tmp_path: Path) -> None:

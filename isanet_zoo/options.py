@@ -1,0 +1,38 @@
+"""Checks of the numbers that a user passes."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from isanet_zoo.errors import InputError
+
+
+def whole_number(name: str, value: Any, *, at_least: int = 1) -> int:
+    """Return a whole number of any kind (NumPy's too) as an int.
+
+    Raises:
+        InputError: it is no whole number, a bool, or too small.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = at_least - 1
+    if isinstance(value, bool) or number < at_least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number, at least {at_least}")
+    return number
+
+
+def real_number(name: str, value: Any, allowed: str, low: float, high: float) -> float:
+    """Return a number within low <= number < high as a float; `allowed` says that in words.
+
+    Raises:
+        InputError: it is no such number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, (bool, str)) or not low <= number < high:
+        raise InputError(f"{name} is {value!r}; it must be {allowed}")
+    return number
