@@ -65,3 +65,25 @@ print(sys.modules["isanet_zoo"].predict(model, picture).labels.shape)
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["(1, 3, 64, 64)", "(40, 50)"]
+
+
+def test_load_gives_the_factory_s_pretrained_network(
+    checkout: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(mirror))
+    code = f"""
+import sys, torch
+name = "isanet_resnet50os8_voc"
+model = torch.hub.load({str(checkout)!r}, name, source="local", pretrained=True)
+torch.save(model.state_dict(), "loaded.pth")
+print(sys.modules["isanet_zoo"].__file__)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()) == checkout / "isanet_zoo" / "__init__.py"
+    loaded = torch.load(tmp_path / "loaded.pth")
+    expected = isanet_zoo.isanet_resnet50os8_voc(pretrained=True).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)

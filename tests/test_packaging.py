@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -63,3 +65,20 @@ def test_sdist_holds_the_tests_and_builds_the_same_wheel(tmp_path: Path) -> None
     with zipfile.ZipFile(wheel) as archive:
         packed = archive.read("isanet_zoo/weights_manifest.json")
     assert packed == (ROOT / "weights_manifest.json").read_bytes()
+
+
+def test_editable_install_reads_the_manifest_at_the_top(tmp_path: Path) -> None:
+    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
+    shutil.copytree(ROOT / "isanet_zoo", checkout / "isanet_zoo")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "weights_manifest.json"):
+        shutil.copy(ROOT / name, checkout)
+    venv.create(environment)
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--ignore-installed"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--prefix", str(environment)]
+    subprocess.run([*command, "--editable", str(checkout)], check=True, capture_output=True)
+    (python,) = environment.glob("*/python")
+    code = "from isanet_zoo.weights import manifest; print(manifest.manifest_path())"
+    found = subprocess.run(
+        [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert Path(found.strip()) == checkout / "weights_manifest.json"

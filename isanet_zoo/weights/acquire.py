@@ -84,17 +84,33 @@ def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
         return "nothing is cached"
     record = entry.record()
     if damage is None and record is not None:
-        return _difference(weights, record.source_sha256, record.source_size)
+        return difference(weights, record.source_sha256, record.source_size)
     return damage
 
 
-def _difference(weights: Weights, sha256: str, size: int) -> str | None:
-    """Compare a published file's hash and size with the manifest, as far as it knows them."""
-    if weights.size not in (None, size):
-        return f"{weights.filename} has {size} bytes, the manifest says {weights.size}"
+def difference(
+    weights: Weights, sha256: str, size: int, state_digest: str | None = None
+) -> str | None:
+    """Compare a published file with what the manifest knows of it.
+
+    Args:
+        weights: the manifest's record.
+        sha256: the file's hash.
+        size: its length in bytes.
+        state_digest: the hash of its tensors, once they are read.
+
+    Returns:
+        Where they differ, or None.
+    """
     expected = weights.sha256 or weights.sha256_prefix or ""
-    if not sha256.startswith(expected):
-        return f"{weights.filename} has sha256 {sha256}, the manifest says {expected}"
+    facts = {
+        "size": (size, weights.size),
+        "sha256": (sha256[: len(expected)], expected),
+        "state digest": (state_digest, weights.state_digest),
+    }
+    for fact, (found, known) in facts.items():
+        if known and found not in (None, known):
+            return f"{weights.filename} has {fact} {found}, the manifest says {known}"
     return None
 
 
@@ -122,17 +138,14 @@ def _convert(
             the first time on this machine.
         CheckpointError: its tensors are not the network's.
     """
-    if difference := _difference(weights, fetched.sha256, fetched.size):
-        raise IntegrityError(difference)
+    if mismatch := difference(weights, fetched.sha256, fetched.size):
+        raise IntegrityError(mismatch)  # before anything of it is read
     state, _, layout = checkpoints.load_checkpoint(
         path, weights.network, exact=True, called=weights.filename
     )
     digest = checkpoints.state_digest(state)
-    if weights.state_digest not in (None, digest):
-        raise IntegrityError(
-            f"{weights.filename} holds tensors with digest {digest}, "
-            f"the manifest says {weights.state_digest}"
-        )
+    if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
+        raise IntegrityError(mismatch)
     pin = entry.record()
     if weights.trust == "pinned" and not force and pin and digest != pin.state_digest:
         raise IntegrityError(

@@ -100,7 +100,7 @@ def fetch(
     folder: Path,
     accept: Callable[[Path, Fetched], T],
     *,
-    by_hand: Path,
+    by_hand: Path | None = None,
     progress: Progress | None = None,
     patience: Patience = Patience(),
 ) -> T:
@@ -113,7 +113,7 @@ def fetch(
         accept: is given the complete file and what is known of it; its result is returned. It
             refuses a copy by raising `CheckpointError` or `IntegrityError`, and the next source is
             asked. The file is gone when it returns.
-        by_hand: where a user may put the file, for messages.
+        by_hand: where a user may put the file, for messages; None where that would not help.
         progress: told of every block.
         patience: how long to try each source.
 
@@ -134,6 +134,9 @@ def fetch(
             logger.warning("%s: %s", source, error)
             tried.append((source, error))
     report = "".join(f"\n  {source}: {error}" for source, error in tried) or "\n  there are none"
+    if by_hand is None:
+        kind = OfflineError if offline() else DownloadError
+        raise kind(f"{filename} could not be fetched. Sources tried:{report}", tried)
     if offline():
         refused = any(
             not isinstance(error, OfflineError)

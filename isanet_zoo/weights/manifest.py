@@ -289,7 +289,11 @@ def get_weights(name: str) -> Weights:
     Raises:
         UnknownModelError: there is no such name; the message names close ones.
     """
-    manifest = load_manifest()
+    return find_weights(name, load_manifest())
+
+
+def find_weights(name: str, manifest: Mapping[str, Weights]) -> Weights:
+    """Return the record of a name, with or without the tag; see `get_weights`."""
     if name in manifest:
         return manifest[name]
     for weights in manifest.values():

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from isanet_zoo.errors import IntegrityError, UnknownModelError
+from isanet_zoo.errors import IntegrityError
 from isanet_zoo.weights import checkpoints
-from isanet_zoo.weights.acquire import progress_bar
+from isanet_zoo.weights.acquire import difference, progress_bar
 from isanet_zoo.weights.cache import replace, temporary_file
 from isanet_zoo.weights.fetch import Fetched, fetch
-from isanet_zoo.weights.manifest import Weights, load_manifest
+from isanet_zoo.weights.manifest import Weights, find_weights, load_manifest
 
 
 def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
@@ -28,28 +28,21 @@ def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
 
     Raises:
         UnknownModelError: the manifest has no such weights.
-        IntegrityError: another sha256 is written there already.
+        IntegrityError: another hash or size is written there already.
         DownloadError: no source gave an acceptable file.
     """
     load_manifest.cache_clear()
-    records = load_manifest(manifest)
-    if name not in records:
-        raise UnknownModelError(f"{manifest} has no weights {name!r}; it has {', '.join(records)}")
-    weights = records[name]
+    weights = find_weights(name, load_manifest(manifest))
     with tempfile.TemporaryDirectory() as folder, progress_bar(weights.filename, progress) as show:
         fetched, digest = fetch(
             weights.filename,
             weights.sources,
             Path(folder),
             _examine(weights),
-            by_hand=Path(folder) / weights.filename,
             progress=show,
         )
-    if not fetched.sha256.startswith(known := weights.sha256 or weights.sha256_prefix or ""):
-        raise IntegrityError(
-            f"{fetched.source} has sha256 {fetched.sha256}, but {manifest} says {known}; find out "
-            "why before you change it by hand"
-        )
+    if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
+        raise IntegrityError(f"{mismatch} ({manifest}); find out why before you change it by hand")
     document = json.loads(manifest.read_text("utf-8"))
     document["models"][weights.model]["weights"][weights.tag] |= {
         "sha256": fetched.sha256,

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
