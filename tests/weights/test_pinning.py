@@ -138,7 +138,9 @@ def test_offline_and_unknown_names_leave_the_manifest_alone(tiny_zoo: TinyZoo) -
     before = tiny_zoo.manifest.read_bytes()
     with pytest.raises(OfflineError):
         pin("isanet_tiny", tiny_zoo.manifest, progress=False)
-    with pytest.raises(UnknownModelError, match="no model is called 'isanet_huge'; did you mean isanet_tiny"):
+    with pytest.raises(
+        UnknownModelError, match="no model is called 'isanet_huge'; did you mean isanet_tiny"
+    ):
         pin("isanet_huge", tiny_zoo.manifest, progress=False)
     assert tiny_zoo.manifest.read_bytes() == before
 
