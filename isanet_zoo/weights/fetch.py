@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from isanet_zoo import __version__
 from isanet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -133,27 +134,33 @@ def fetch(
         except (SourceError, CheckpointError, IntegrityError) as error:
             logger.warning("%s: %s", source, error)
             tried.append((source, error))
+    raise _failure(filename, tried, by_hand)
+
+
+def _failure(
+    filename: str, tried: list[tuple[str, Exception]], by_hand: Path | None
+) -> DownloadError:
+    """Return the error that says what was tried, and what a user can do."""
     report = "".join(f"\n  {source}: {error}" for source, error in tried) or "\n  there are none"
+    kind = OfflineError if offline() else DownloadError
     if by_hand is None:
-        kind = OfflineError if offline() else DownloadError
-        raise kind(f"{filename} could not be fetched. Sources tried:{report}", tried)
-    if offline():
-        refused = any(
-            not isinstance(error, OfflineError)
-            and not isinstance(error.__cause__, FileNotFoundError)
-            for _, error in tried
-        )
-        state = "was refused (see below)" if refused else "is not on this machine"
-        raise OfflineError(
-            f"{filename} {state}, and the network is switched off. Three ways out: "
-            "unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE; "
-            f"or put the file at {by_hand}; "
-            f"or name a folder that holds it in ISANET_ZOO_MIRROR. Sources:{report}",
+        return kind(f"{filename} could not be fetched. Sources tried:{report}", tried)
+    if not offline():
+        return kind(
+            f"{filename} could not be fetched. Fetch it by hand and put it at {by_hand}, or name a "
+            f"folder or URL that has it in ISANET_ZOO_MIRROR. Sources tried:{report}",
             tried,
         )
-    raise DownloadError(
-        f"{filename} could not be fetched. Fetch it by hand and put it at {by_hand}, or name a "
-        f"folder or URL that has it in ISANET_ZOO_MIRROR. Sources tried:{report}",
+    refused = any(
+        not isinstance(error, OfflineError) and not isinstance(error.__cause__, FileNotFoundError)
+        for _, error in tried
+    )
+    state = "was refused (see below)" if refused else "is not on this machine"
+    return kind(
+        f"{filename} {state}, and the network is switched off. Three ways out: "
+        "unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE; "
+        f"or put the file at {by_hand}; "
+        f"or name a folder that holds it in ISANET_ZOO_MIRROR. Sources:{report}",
         tried,
     )
 
@@ -261,15 +268,14 @@ def _attempt(url: str, received: _Received, timeout: float) -> None:
         DownloadError: the disk does not take it.
     """
     # Always from the first URL: the signed one that a release page redirects to expires.
-    headers = {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"isanet-zoo/{__version__}"}
     if received.done and received.validator:
         headers["Range"] = f"bytes={received.done}-"
         headers["If-Range"] = received.validator  # the whole file if it has changed
     try:
         request = urllib.request.Request(url, headers=headers)
-        with urllib.request.build_opener(_SecureRedirects).open(
-            request, timeout=timeout
-        ) as response:
+        opener = urllib.request.build_opener(_SecureRedirects)
+        with opener.open(request, timeout=timeout) as response:
             _begin(response, received)
             while block := response.read1(BLOCK):
                 received.add(block)
