@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     )
     from isanet_zoo.inference.segmentation import Segmentation as Segmentation
     from isanet_zoo.labels import LabelSet as LabelSet
+    from isanet_zoo.learning.metrics import (
+        Scores as Scores,
+        SegmentationMetrics as SegmentationMetrics,
+    )
     from isanet_zoo.network.config import (
         HeadConfig as HeadConfig,
         NetworkConfig as NetworkConfig,
@@ -82,6 +86,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     ),
     "inference.segmentation": ("Segmentation",),
     "labels": ("LabelSet",),
+    "learning.metrics": ("Scores", "SegmentationMetrics"),
     "network.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
     "network.isanet": ("ISANet", "ISANetOutput"),
     "weights.acquire": ("convert_checkpoint", "download"),

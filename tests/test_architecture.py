@@ -47,6 +47,8 @@ EDGES: dict[str, set[str]] = {
         "inference.predictor",
         "inference.segmentation",
     },
+    # evaluation and training
+    "learning.metrics": {"errors"},
     # from a published file to a checked state dict
     "weights.cache": {"errors", "records"},
     "weights.fetch": {"errors", "weights.cache"},
