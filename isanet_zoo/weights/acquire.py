@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from isanet_zoo.errors import DownloadError, InputError, IntegrityError, UnknownModelError
 from isanet_zoo.weights import checkpoints
@@ -195,13 +196,19 @@ def progress_bar(title: str, wanted: bool) -> Iterator[Progress | None]:
         return
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    with tqdm(desc=title, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
+    bars: list[Any] = []  # none before the first byte
 
-        def show(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def show(done: int, total: int | None) -> None:
+        if not bars:
+            bars.append(tqdm(desc=title, unit="B", unit_scale=True))  # type: ignore[no-untyped-call]
+        bars[0].total = total
+        bars[0].update(done - bars[0].n)
 
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def convert_checkpoint(src: str | os.PathLike[str], dst: str | os.PathLike[str], name: str) -> Path:
