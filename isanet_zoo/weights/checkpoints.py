@@ -138,7 +138,8 @@ def load_checkpoint(
             negative variance. The keys are named as the file names them.
     """
     called = called or str(path)
-    state = read_state(Path(path), called)
+    with torch.device("cpu"):  # whatever torch's default device is at the moment
+        state = read_state(Path(path), called)
     layout = _recognise(state, called)
     aux = True
     if not exact:
