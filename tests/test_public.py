@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_names_at_run_time_are_those_that_editors_see() -> None:
 def test_each_name_is_there_and_documented(name: str) -> None:
     assert name in dir(isanet_zoo)
     assert getattr(isanet_zoo, name).__doc__
+
+
+@pytest.mark.parametrize("name", ["create_model", "download", "list_models", "predict"])
+def test_annotations_can_be_resolved(name: str) -> None:
+    assert "return" in typing.get_type_hints(getattr(isanet_zoo, name))
 
 
 def test_no_module_is_called_like_a_public_name() -> None:

@@ -48,7 +48,7 @@ class Picture:
 
 
 ImageLike: TypeAlias = (
-    "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Picture"
+    str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Picture
 )
 
 

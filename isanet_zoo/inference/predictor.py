@@ -20,7 +20,7 @@ from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.options import real_number, whole_number
 
-Progress = Callable[[int, "int | None"], None]  # pictures so far, in all where it is known
+Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
 
 READ_AHEAD = 4  # batches of pictures that are held to find some of one size
 SMALLEST = 1e-9  # of all factors, so that "positive" excludes 0

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from isanet_zoo.errors import InputError
 
-LabelMap: TypeAlias = "NDArray[Any] | Tensor"  # integer class ids, of any shape
+LabelMap: TypeAlias = NDArray[Any] | Tensor  # integer class ids, of any shape
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,18 @@ class TestAgainstUpstream:
         assert not differs[~close.reshape(height, width)].any()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_labels_of_the_cpu(model: ISANet) -> None:
+    picture = make_picture(150, 203)
+    here = one(predict(model, picture, confidence=True))
+    there = one(predict(model, picture, confidence=True, device="cuda"))
+    assert (here.labels == there.labels).mean() > 0.999
+    assert here.confidence is not None
+    assert there.confidence is not None
+    np.testing.assert_allclose(here.confidence, there.confidence, atol=5e-3)
+    assert next(model.parameters()).device.type == "cpu"
+
+
 class TestOptions:
     def test_one_picture(self, model: ISANet) -> None:
         picture = make_picture(150, 203)
