@@ -144,9 +144,10 @@ class CacheEntry:
         self.folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(self.folder / ".lock"):
             for leftover in self.folder.glob(".*.part"):
-                # Not sooner: where the lock does not work, somebody may still be writing it.
-                if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
-                    leftover.unlink(missing_ok=True)
+                # Where the lock does not work, somebody may still be writing it, or just be done.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                        leftover.unlink()
             yield
 
 

@@ -173,9 +173,9 @@ def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> Network
     """Return `network` with the class and channel counts that the file shows."""
     classifier = state.get(layout.theirs("head.classifier.weight"))
     stem = state.get(layout.theirs(first_convolution(network)))
-    if classifier is not None and classifier.ndim == 4:
+    if classifier is not None and classifier.ndim == 4 and classifier.numel():
         network = replace(network, num_classes=classifier.shape[0])
-    if stem is not None and stem.ndim == 4:
+    if stem is not None and stem.ndim == 4 and stem.numel():
         network = replace(network, in_chans=stem.shape[1])
     return network
 

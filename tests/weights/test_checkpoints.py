@@ -117,6 +117,10 @@ WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
         with_value(VALUE, lambda tensor: tensor[:, :8]),
         [VALUE, "float32 16x8x1x1", "expected float32 16x16x1x1"],
     ),
+    "no classes": (
+        with_value("decoder.1.weight", lambda tensor: tensor[:0]),
+        ["decoder.1.weight", "float32 0x16x1x1", "expected float32 5x16x1x1"],
+    ),
     "type": (
         with_value(VALUE, lambda tensor: tensor.half()),
         [VALUE, "float16", "expected float32"],
