@@ -7,6 +7,7 @@ answer at once, and `env` answers where torch is broken.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import importlib
 import importlib.metadata
@@ -18,12 +19,18 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from isanet_zoo import __version__
-from isanet_zoo.errors import InputError, ZooError
+from isanet_zoo import __version__, records
+from isanet_zoo.errors import InputError, ManifestError, ZooError
+from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
 from isanet_zoo.weights.manifest import get_weights, list_models, manifest_path
+
+if TYPE_CHECKING:
+    from isanet_zoo.learning.metrics import Scores
+    from isanet_zoo.network.isanet import ISANet
+    from isanet_zoo.zoo import Predictor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,18 +104,46 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"
     )
-    predict.add_argument(
-        "--device", help="such as cpu, cuda or mps (default: cuda if there is one)"
-    )
-    predict.add_argument("--bf16", action="store_true", help="compute in bfloat16")
-    predict.add_argument("--batch-size", type=int, default=1, metavar="N")
-    predict.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
-    predict.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    predict.add_argument("--tile", type=int, metavar="SIDE", help="slide a window of this side")
-    predict.add_argument("--overlap", type=float, default=0.25, metavar="SHARE")
+    _ways(predict)
     predict.add_argument("--confidence", action="store_true", help="also write confidence maps")
-    predict.add_argument("--no-resize", action="store_true", help="keep the pictures' own size")
     _json(predict)
+
+    evaluate = command(_evaluate, "evaluate")
+    evaluate.add_argument("name", help="see `list`")
+    evaluate.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
+    _data(evaluate, "val")
+    _ways(evaluate)
+    evaluate.add_argument("--csv", type=Path, metavar="FILE", help="write each picture's scores")
+    _json(evaluate)
+
+    train = command(_train, "train")
+    train.add_argument("name", help="see `list`")
+    _data(train, "train")
+    train.add_argument("--val-split", default="val", metavar="SPLIT", help="(default: val)")
+    train.add_argument("--no-val", action="store_true", help="train without looking at any")
+    train.add_argument("--eval-every", type=int, default=1, metavar="EPOCHS")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("-w", "--weights", help="start from a tag of the model, or a file")
+    start.add_argument("--imagenet", action="store_true", help="start from timm's encoder")
+    start.add_argument("--encoder", metavar="FILE", help="start from this encoder, in timm's names")
+    start.add_argument("--scratch", action="store_true", help="start from nothing")
+    train.add_argument(
+        "-o", "--out", type=Path, default=Path("run"), help="folder of the run (default: run)"
+    )
+    train.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change numbers of the recipe that `info` shows, such as lr=0.001 'crop=[512, 512]'",
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--seed", type=int, default=0, metavar="N")
+    train.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read")
+    train.add_argument(
+        "--accumulate", type=int, default=1, metavar="N", help="work off each batch in N parts"
+    )
+    train.add_argument("--device", help="such as cpu or cuda (default: cuda if there is one)")
 
     convert = command(_convert, "convert")
     convert.add_argument("src", metavar="FILE", help="an upstream checkpoint")
@@ -135,6 +170,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _ways(parser: argparse.ArgumentParser) -> None:
+    """Add how pictures are segmented."""
+    parser.add_argument("--device", help="such as cpu, cuda or mps (default: cuda if there is one)")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    parser.add_argument("--tile", type=int, metavar="SIDE", help="slide a window of this side")
+    parser.add_argument("--overlap", type=float, default=0.25, metavar="SHARE")
+    parser.add_argument("--no-resize", action="store_true", help="keep the pictures' own size")
+
+
+def _data(parser: argparse.ArgumentParser, split: str) -> None:
+    """Add which pictures and masks are meant."""
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set")
+    parser.add_argument(
+        "--layout",
+        choices=("voc", "ade20k", "cityscapes", "camvid", "folder"),
+        help="how it lies on disk (default: as the model's data set is distributed)",
+    )
+    parser.add_argument("--split", default=split, help=f"(default: {split})")
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
@@ -248,11 +306,10 @@ def _download(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     """Segment pictures: an index PNG and an overlay with legend for each."""
-    import torch
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     from isanet_zoo.inference.files import plan, segment_files
-    from isanet_zoo.zoo import Predictor, create_model
+    from isanet_zoo.zoo import create_model
 
     stems = plan(map(Path, options.images), options.out)
     try:
@@ -261,18 +318,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise InputError(f"--out {options.out} cannot be a folder: {error}") from error
     model = create_model(options.model, options.weights is None, weights=options.weights)
     _say_trust(options.model, model.load_report.trust)
-    predictor = Predictor(
-        model,
-        device=options.device or ("cuda" if torch.cuda.is_available() else None),
-        dtype=torch.bfloat16 if options.bf16 else None,
-        batch_size=options.batch_size,
-        scales=options.scales,
-        flip=options.flip,
-        tile=options.tile,
-        overlap=options.overlap,
-        resize=not options.no_resize,
-        confidence=options.confidence,
-    )
+    predictor = _predictor(model, options, confidence=options.confidence)
     results: list[dict[str, Any]] = []
     errors: list[str] = []
     one = len(stems) == 1
@@ -300,6 +346,178 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _say_trust(name: str, trust: str) -> None:
     print(f"isanet-zoo: {name}: {trust} weights", file=sys.stderr)
+
+
+def _predictor(
+    model: ISANet, options: argparse.Namespace, *, confidence: bool = False
+) -> Predictor:
+    """Prepare a network as `_ways` was answered."""
+    import torch
+
+    from isanet_zoo.zoo import Predictor
+
+    return Predictor(
+        model,
+        device=_device(options),
+        dtype=torch.bfloat16 if options.bf16 else None,
+        batch_size=options.batch_size,
+        scales=options.scales,
+        flip=options.flip,
+        tile=options.tile,
+        overlap=options.overlap,
+        resize=not options.no_resize,
+        confidence=confidence,
+    )
+
+
+def _device(options: argparse.Namespace) -> str:
+    """Return the device that was asked for, or the best there is."""
+    import torch
+
+    if options.device:
+        return str(options.device)
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Measure a model on a data set: IoU per class; run by torchrun, with all its processes."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    from isanet_zoo.learning import distributed
+    from isanet_zoo.learning.data import open_dataset
+    from isanet_zoo.learning.evaluation import evaluate
+    from isanet_zoo.zoo import create_model
+
+    model = create_model(options.name, options.weights is None, weights=options.weights)
+    dataset = open_dataset(
+        options.layout or model.weights.dataset,
+        options.data,
+        options.split,
+    )
+    rows: list[tuple[Path, Scores]] = []
+    with distributed.process_group(_device(options)):
+        first = distributed.rank() == 0
+        if first:
+            _say_trust(options.name, model.load_report.trust)
+        with tqdm(unit="picture", disable=not first) as bar:  # type: ignore[no-untyped-call]
+
+            def show(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update()
+
+            scores = evaluate(
+                _predictor(model, options),
+                dataset,
+                progress=show,
+                each=(lambda path, scores: rows.append((path, scores))) if options.csv else None,
+            )
+    if not first:
+        return 0
+    if options.csv:
+        _write_csv(options.csv, rows)
+    if options.json:
+        _print_json(dataclasses.asdict(scores))
+    else:
+        print(scores.table())
+    return 0
+
+
+def _write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
+    """Write one row per picture; what is not in a picture stays empty."""
+
+    def cell(value: float) -> object:
+        return "" if value != value else value
+
+    try:
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "mIoU", "pixel accuracy", *rows[0][1].iou])
+            for image, scores in rows:
+                values = (scores.miou, scores.pixel_accuracy, *scores.iou.values())
+                table.writerow([image, *map(cell, values)])
+    except OSError as error:
+        raise InputError(f"--csv {path} cannot be written: {error}") from error
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train or fine-tune a model; run by torchrun, with all its processes."""
+    import torch
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    from isanet_zoo.learning import distributed
+    from isanet_zoo.learning.data import open_dataset
+    from isanet_zoo.learning.training import Moment, train
+    from isanet_zoo.weights.checkpoints import load_encoder
+    from isanet_zoo.zoo import create_model
+
+    weights = get_weights(options.name)
+    recipe = _recipe(weights.training, options.set)
+    layout = options.layout or weights.dataset
+    dataset = open_dataset(layout, options.data, options.split)
+    validation = None
+    if not options.no_val:
+        validation = open_dataset(layout, options.data, options.val_split)
+    torch.manual_seed(options.seed)  # of parameters that start from nothing
+    model = create_model(
+        options.name,
+        not (options.weights or options.imagenet or options.encoder or options.scratch),
+        weights=options.weights,
+        num_classes=len(dataset.label_set),
+        aux_loss=recipe.aux_weight > 0,
+        pretrained_backbone=options.imagenet,
+    )
+    model.label_set = dataset.label_set
+    if options.encoder:
+        load_encoder(model, options.encoder)
+    with distributed.process_group(_device(options)):
+        first = distributed.rank() == 0
+        with tqdm(unit="step", disable=not first) as bar:  # type: ignore[no-untyped-call]
+
+            def show(moment: Moment) -> None:
+                bar.total, bar.n = moment.steps, moment.step
+                text = f"loss {moment.loss:.3f}, lr {moment.lr:.2g}"
+                if moment.last and moment.last.miou is not None:
+                    text += f", mIoU {100 * moment.last.miou:.2f}"
+                bar.set_postfix_str(text)
+
+            best = train(
+                model,
+                dataset,
+                recipe,
+                options.out,
+                validation=validation,
+                evaluate_every=options.eval_every,
+                resume=options.resume,
+                seed=options.seed,
+                device=_device(options),
+                workers=options.workers,
+                accumulate=options.accumulate,
+                progress=show,
+            )
+    if first:
+        print(best)
+    return 0
+
+
+def _recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Change numbers of a recipe as `--set` says.
+
+    Raises:
+        InputError: a change is not like ``lr=0.001``, or makes no sense.
+    """
+    values = records.write(recipe)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in values:
+            raise InputError(f"--set {change}: give NAME=VALUE, NAME one of {', '.join(values)}")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text  # a bare word
+    try:
+        return records.read(Recipe, values, "--set")
+    except ManifestError as error:
+        raise InputError(str(error)) from error
 
 
 def _convert(options: argparse.Namespace) -> int:

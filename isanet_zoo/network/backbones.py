@@ -11,6 +11,7 @@ from isanet_zoo.network.config import OUTPUT_STRIDE
 
 try:
     import timm
+    from timm.layers import convert_sync_batchnorm
     from timm.models import adapt_input_conv
 except ModuleNotFoundError as error:
     raise EnvironmentProblem(f"{error.name} is not installed: pip install timm") from error
@@ -95,3 +96,9 @@ def adapt_first_convolution(weight: Tensor, in_chans: int) -> Tensor:
     """Return a (C, 3, kh, kw) weight as (C, in_chans, kh, kw), by timm's rule."""
     adapted: Tensor = adapt_input_conv(in_chans, weight)
     return adapted
+
+
+def synchronise_norms(network: nn.Module) -> nn.Module:
+    """Return a network whose batch norms, timm's own kinds too, see all processes' batches."""
+    synchronised: nn.Module = convert_sync_batchnorm(network)
+    return synchronised

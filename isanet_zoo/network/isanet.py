@@ -140,7 +140,7 @@ class ISANet(nn.Module):
         aux_width, width = backbones.widths(self.backbone)
         self.head = ISAHead(width, num_classes, head)
         self.aux_head = AuxiliaryHead(aux_width, num_classes, head) if aux_loss else None
-        self._frozen_backbone = False
+        self._frozen: set[str] = set()
         self._frozen_norm = False
 
     @property
@@ -188,8 +188,8 @@ class ISANet(nn.Module):
     def train(self, mode: bool = True) -> ISANet:
         """Set training mode; what was frozen stays in evaluation mode."""
         super().train(mode)
-        if self._frozen_backbone:
-            self.backbone.eval()
+        for name in self._frozen:
+            self.get_submodule(name).eval()
         if self._frozen_norm:
             for norm in self._norms():
                 norm.eval()
@@ -197,8 +197,23 @@ class ISANet(nn.Module):
 
     def freeze_backbone(self) -> ISANet:
         """Stop training the encoder: its parameters and its running statistics."""
-        self._frozen_backbone = True
-        self.backbone.requires_grad_(False)
+        return self.freeze("backbone")
+
+    def freeze(self, *parts: str) -> ISANet:
+        """Stop training parts of the network: their parameters and their running statistics.
+
+        Args:
+            parts: names of modules, such as ``"backbone.layer1"``.
+
+        Raises:
+            InputError: the network has no such part.
+        """
+        for name in parts:
+            try:
+                self.get_submodule(name).requires_grad_(False)
+            except AttributeError as error:
+                raise InputError(f"no part of the network is called {name!r}: {error}") from error
+        self._frozen.update(parts)
         return self.train(self.training)
 
     def freeze_norm(self) -> ISANet:

@@ -106,6 +106,8 @@ SSSEG = Layout(
 
 LAYOUTS = (ZOO, SSSEG)
 
+CARD = "isanet_zoo"  # where in a file's metadata its card lies
+
 
 class Checkpoint(NamedTuple):
     """A file that passed every check: its tensors under our names, and the network they are for."""
@@ -150,11 +152,39 @@ def load_checkpoint(
     return Checkpoint({layout.ours(key): tensor for key, tensor in state.items()}, network, layout)
 
 
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state dict as safetensors; equal tensors give equal files."""
+def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Start a network's encoder from a file with timm's names, such as ImageNet weights.
+
+    Args:
+        model: the network; its encoder is changed in place.
+        path: a ``.safetensors`` file, or one that torch wrote.
+
+    Returns:
+        The file's tensors that the encoder has no place for, such as a classifier.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or lacks one of the encoder's tensors.
+    """
+    state = read_state(Path(path), str(path))
+    expected = {key: _spec(tensor) for key, tensor in model.backbone.state_dict().items()}
+    known = {key: tensor for key, tensor in state.items() if key in expected}
+    _check(known, expected, str(path))
+    model.backbone.load_state_dict(known)
+    return tuple(key for key in state if key not in expected)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, *, card: str | None = None) -> None:
+    """Write a state dict as safetensors; equal tensors give equal files.
+
+    Args:
+        state: the tensors.
+        path: the file.
+        card: what the file says about itself, see `cards`.
+    """
     owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+    metadata = {"format": "pt"} | ({} if card is None else {CARD: card})
     try:
-        safetensors.torch.save_file(owned, path, metadata={"format": "pt"})
+        safetensors.torch.save_file(owned, path, metadata=metadata)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 

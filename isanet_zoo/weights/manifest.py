@@ -16,6 +16,7 @@ from isanet_zoo import records
 from isanet_zoo.errors import ManifestError, UnknownModelError
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.network.config import NetworkConfig, Preprocess
+from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import CacheEntry
 
 if TYPE_CHECKING:
@@ -51,33 +52,6 @@ class Metric:
     protocol: str
     reported_by: str
     reproduced: float | None
-
-
-@dataclass(frozen=True)
-class Training:
-    """The recipe that the weights were trained with."""
-
-    split: str
-    epochs: int
-    batch_size: int
-    crop: tuple[int, int]  # height, width
-    base_size: tuple[int, int]  # longest, shortest side
-    scale: tuple[float, float]
-    flip: float
-    max_category_ratio: float
-    brightness: float
-    contrast: tuple[float, float]
-    saturation: tuple[float, float]
-    hue: float
-    optimizer: Literal["sgd"]
-    lr: float
-    momentum: float
-    weight_decay: float
-    schedule: Literal["poly"]
-    power: float
-    min_lr: float
-    aux_weight: float
-    initialisation: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +120,7 @@ class Weights:
     structure_digest: str
     parameters: Parameters
     metrics: tuple[Metric, ...]
-    training: Training
+    training: Recipe
     licence: Licence
     links: Links
 
@@ -202,21 +176,34 @@ def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
     Raises:
         ManifestError: it cannot be read, or an entry is wrong; the message says where.
     """
+    label_sets = load_label_sets(path)
+    return {
+        record.name: record
+        for model, entry in _keys(_document(path)["models"], "models").items()
+        for record in _model(model, entry, label_sets)
+    }
+
+
+@functools.cache
+def load_label_sets(path: Path | None = None) -> Mapping[str, LabelSet]:
+    """Read a manifest's label sets, by the short name of their data set.
+
+    Raises:
+        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+    """
+    return {
+        name: records.read(LabelSet, {"name": name, **_keys(entry, f"label_sets.{name}")}, name)
+        for name, entry in _keys(_document(path)["label_sets"], "label_sets").items()
+    }
+
+
+def _document(path: Path | None) -> dict[str, Any]:
     path = path or manifest_path()
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    document = _keys(data, str(path), "$schema", "label_sets", "models")
-    label_sets = {
-        name: records.read(LabelSet, {"name": name, **_keys(entry, f"label_sets.{name}")}, name)
-        for name, entry in _keys(document["label_sets"], "label_sets").items()
-    }
-    return {
-        record.name: record
-        for model, entry in _keys(document["models"], "models").items()
-        for record in _model(model, entry, label_sets)
-    }
+    return _keys(data, str(path), "$schema", "label_sets", "models")
 
 
 def _keys(value: object, where: str, *expected: str) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What a weight file that was trained here says about itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+
+from isanet_zoo import records
+from isanet_zoo.errors import CheckpointError, ManifestError
+from isanet_zoo.labels import LabelSet
+from isanet_zoo.network.config import NetworkConfig, Preprocess
+from isanet_zoo.recipe import Recipe
+from isanet_zoo.weights.checkpoints import CARD
+from isanet_zoo.weights.manifest import Metric
+
+
+@dataclass(frozen=True)
+class Card:
+    """A file's own description.
+
+    Attributes:
+        model: the zoo's model that it started from; empty if there is none.
+        network: the numbers of the network.
+        label_set: its classes.
+        preprocess: how pictures become input.
+        dataset: what it was trained on.
+        recipe: how.
+        metrics: what was measured.
+    """
+
+    model: str
+    network: NetworkConfig
+    label_set: LabelSet
+    preprocess: Preprocess
+    dataset: str
+    recipe: Recipe
+    metrics: tuple[Metric, ...]
+
+    def text(self) -> str:
+        """Return the card as it is written into a file."""
+        return json.dumps(records.write(self), ensure_ascii=False)
+
+
+def read_card(path: Path) -> Card | None:
+    """Return the card of a safetensors file; None for a file without one.
+
+    Raises:
+        CheckpointError: there is a card, but it cannot be understood.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(CARD)
+    except (safetensors.SafetensorError, OSError):
+        return None  # another container, or a damaged one, which reading its tensors will tell
+    try:
+        return None if text is None else records.read(Card, json.loads(text), "its card")
+    except (ManifestError, ValueError) as error:
+        raise CheckpointError(f"{path} describes itself wrongly: {error}") from error
