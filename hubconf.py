@@ -1,6 +1,7 @@
 """ISANet on torch.hub: ``torch.hub.load(<repository>, "isanet_resnet50os8_voc")``."""
 
 from isanet_zoo.factories import (
+    isanet_efficientnet_lite0os8_camvid,
     isanet_resnet50os8_ade20k,
     isanet_resnet50os8_cityscapes,
     isanet_resnet50os8_voc,
@@ -10,6 +11,7 @@ from isanet_zoo.factories import (
 )
 
 __all__ = [
+    "isanet_efficientnet_lite0os8_camvid",
     "isanet_resnet50os8_ade20k",
     "isanet_resnet50os8_cityscapes",
     "isanet_resnet50os8_voc",

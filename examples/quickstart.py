@@ -8,7 +8,7 @@ import sys
 import isanet_zoo
 
 
-def main(photo: str, target: str, name: str = "isanet_resnet50os8_ade20k") -> None:
+def main(photo: str, target: str, name: str = "isanet_efficientnet_lite0os8_camvid") -> None:
     """Print the classes of a photograph and write its overlay."""
     predictor = isanet_zoo.Predictor(name, confidence=True)
     for segmentation in predictor.stream(photo):

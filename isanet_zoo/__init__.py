@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ZooError as ZooError,
     )
     from isanet_zoo.factories import (
+        isanet_efficientnet_lite0os8_camvid as isanet_efficientnet_lite0os8_camvid,
         isanet_resnet50os8_ade20k as isanet_resnet50os8_ade20k,
         isanet_resnet50os8_cityscapes as isanet_resnet50os8_cityscapes,
         isanet_resnet50os8_voc as isanet_resnet50os8_voc,
@@ -35,20 +36,30 @@ if TYPE_CHECKING:
     )
     from isanet_zoo.inference.segmentation import Segmentation as Segmentation
     from isanet_zoo.labels import LabelSet as LabelSet
+    from isanet_zoo.learning.data import (
+        Sample as Sample,
+        SegmentationDataset as SegmentationDataset,
+        open_dataset as open_dataset,
+    )
+    from isanet_zoo.learning.evaluation import evaluate as evaluate
     from isanet_zoo.learning.metrics import (
         Scores as Scores,
         SegmentationMetrics as SegmentationMetrics,
     )
+    from isanet_zoo.learning.trainer import Trainer as Trainer
+    from isanet_zoo.learning.training import train as train
     from isanet_zoo.network.config import (
         HeadConfig as HeadConfig,
         NetworkConfig as NetworkConfig,
         Preprocess as Preprocess,
     )
     from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
+    from isanet_zoo.recipe import Recipe as Recipe
     from isanet_zoo.weights.acquire import (
         convert_checkpoint as convert_checkpoint,
         download as download,
     )
+    from isanet_zoo.weights.cards import save_model as save_model
     from isanet_zoo.weights.manifest import (
         Weights as Weights,
         get_weights as get_weights,
@@ -77,6 +88,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "ZooError",
     ),
     "factories": (
+        "isanet_efficientnet_lite0os8_camvid",
         "isanet_resnet50os8_ade20k",
         "isanet_resnet50os8_cityscapes",
         "isanet_resnet50os8_voc",
@@ -86,10 +98,16 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     ),
     "inference.segmentation": ("Segmentation",),
     "labels": ("LabelSet",),
+    "learning.data": ("Sample", "SegmentationDataset", "open_dataset"),
+    "learning.evaluation": ("evaluate",),
     "learning.metrics": ("Scores", "SegmentationMetrics"),
+    "learning.trainer": ("Trainer",),
+    "learning.training": ("train",),
     "network.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
     "network.isanet": ("ISANet", "ISANetOutput"),
+    "recipe": ("Recipe",),
     "weights.acquire": ("convert_checkpoint", "download"),
+    "weights.cards": ("save_model",),
     "weights.manifest": ("Weights", "get_weights", "list_models"),
     "zoo": ("LoadReport", "Predictor", "create_model", "predict"),
 }

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from isanet_zoo.network.isanet import ISANet
     from isanet_zoo.zoo import Predictor
 
+BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
+BUILT_IN_NOTE = (
+    f"isanet-zoo: using {BUILT_IN}, a small model that is built in. It knows streets seen from a "
+    "car (CamVid's 11 classes) and is for personal and research use (CC BY-NC 4.0). "
+    "`isanet-zoo list` shows the large models; choose one with -m."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
@@ -99,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = command(_predict, "predict")
     predict.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="pictures, or one folder")
-    predict.add_argument("-m", "--model", required=True, metavar="NAME", help="see `list`")
+    predict.add_argument(
+        "-m", "--model", metavar="NAME", help="see `list` (default: the one that is built in)"
+    )
     predict.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
     predict.add_argument(
         "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"
@@ -151,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-m", "--model", required=True, metavar="NAME", help="what it was made from"
     )
+    convert.add_argument("--half", action="store_true", help="store float16: half the size")
 
     _json(command(_verify, "verify"))
 
@@ -190,7 +200,8 @@ def _data(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--layout",
         choices=("voc", "ade20k", "cityscapes", "camvid", "folder"),
-        help="how it lies on disk (default: as the model's data set is distributed)",
+        help="how it lies on disk (default: folder if there is a classes.txt, else as the model's "
+        "data set is distributed)",
     )
     parser.add_argument("--split", default=split, help=f"(default: {split})")
 
@@ -316,8 +327,11 @@ def _predict(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {options.out} cannot be a folder: {error}") from error
-    model = create_model(options.model, options.weights is None, weights=options.weights)
-    _say_trust(options.model, model.load_report.trust)
+    name = options.model or BUILT_IN
+    if not options.model:
+        print(BUILT_IN_NOTE, file=sys.stderr)
+    model = create_model(name, options.weights is None, weights=options.weights)
+    _say_trust(name, model.load_report.trust)
     predictor = _predictor(model, options, confidence=options.confidence)
     results: list[dict[str, Any]] = []
     errors: list[str] = []
@@ -389,11 +403,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from isanet_zoo.zoo import create_model
 
     model = create_model(options.name, options.weights is None, weights=options.weights)
-    dataset = open_dataset(
-        options.layout or model.weights.dataset,
-        options.data,
-        options.split,
-    )
+    dataset = open_dataset(_layout(options), options.data, options.split)
     rows: list[tuple[Path, Scores]] = []
     with distributed.process_group(_device(options)):
         first = distributed.rank() == 0
@@ -420,6 +430,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print(scores.table())
     return 0
+
+
+def _layout(options: argparse.Namespace) -> str:
+    """Return how the data set lies on disk: as was said, or as it looks."""
+    if options.layout:
+        return str(options.layout)
+    return (
+        "folder" if (options.data / "classes.txt").is_file() else get_weights(options.name).dataset
+    )
 
 
 def _write_csv(path: Path, rows: Sequence[tuple[Path, Scores]]) -> None:
@@ -452,7 +471,7 @@ def _train(options: argparse.Namespace) -> int:
 
     weights = get_weights(options.name)
     recipe = _recipe(weights.training, options.set)
-    layout = options.layout or weights.dataset
+    layout = _layout(options)
     dataset = open_dataset(layout, options.data, options.split)
     validation = None
     if not options.no_val:
@@ -524,7 +543,7 @@ def _convert(options: argparse.Namespace) -> int:
     """Convert an upstream checkpoint of your own to safetensors."""
     from isanet_zoo.weights.acquire import convert_checkpoint
 
-    print(convert_checkpoint(options.src, options.dst, options.model))
+    print(convert_checkpoint(options.src, options.dst, options.model, half=options.half))
     return 0
 
 

@@ -11,6 +11,29 @@ from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.zoo import create_model
 
 
+def isanet_efficientnet_lite0os8_camvid(
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """ISANet on EfficientNet-Lite0 for CamVid: 11 classes; the weights come with this library."""
+    return create_model(
+        "isanet_efficientnet_lite0os8_camvid",
+        pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        progress=progress,
+    )
+
+
 def isanet_resnet50os8_ade20k(
     pretrained: bool = False,
     *,

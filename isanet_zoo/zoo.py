@@ -20,6 +20,7 @@ from isanet_zoo.network import backbones
 from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download
+from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
 from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
 
@@ -74,7 +75,8 @@ def create_model(
         name: as `list_models` gives it; a tag (``name.tag``) selects others than the default.
         pretrained: load the published weights of that name, fetching them on first use.
         weights: instead of `pretrained`: another tag of this model, or a file (``.safetensors``, or
-            an upstream checkpoint, which is checked and converted on the fly).
+            an upstream checkpoint, which is checked and converted on the fly). A file that was
+            trained here brings its own classes and preprocessing.
         num_classes: K; the weights' own if None. Another number leaves the classifiers fresh.
         in_chans: channels of the images; timm's rule adapts the first convolution to others than 3.
         aux_loss: build the auxiliary head, for training.
@@ -110,9 +112,10 @@ def create_model(
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
     record, found = _find_weights(record, weights, progress)
     checkpoint = load_checkpoint(found.source, record.network, exact=found.trust != "local")
+    card = read_card(found.source) if found.trust == "local" else None
     model, report = _load(
         checkpoint,
-        record,
+        card or record,
         found,
         num_classes=checkpoint.network.num_classes if num_classes is None else num_classes,
         in_chans=in_chans,
@@ -150,12 +153,12 @@ def _find_weights(
 
 def _build(
     network: NetworkConfig,
-    record: Weights,
+    record: Weights | Card,
     *,
     aux_loss: bool,
     pretrained_backbone: bool = False,
 ) -> ISANet:
-    known = network.num_classes == record.num_classes
+    known = network.num_classes == len(record.label_set)
     return ISANet(
         network.backbone,
         network.num_classes,
@@ -170,7 +173,7 @@ def _build(
 
 def _load(
     checkpoint: Checkpoint,
-    record: Weights,
+    record: Weights | Card,
     report: LoadReport,
     *,
     num_classes: int,

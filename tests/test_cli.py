@@ -61,8 +61,8 @@ def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert row.split() == ["isanet_resnet50os8_voc", "voc", "21", "39.5", "76.99", "unverified"]
     assert cli.main(["list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    assert len(entries) == 6
-    assert entries[0]["metrics"][0]["reproduced"] is None
+    assert len(entries) == 7
+    assert entries[-1]["metrics"][0]["reproduced"] is None
 
 
 def test_info_names_what_is_known_and_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:

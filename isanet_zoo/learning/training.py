@@ -37,8 +37,7 @@ from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.options import whole_number
 from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import replace, temporary_file
-from isanet_zoo.weights.cards import Card
-from isanet_zoo.weights.checkpoints import save_state
+from isanet_zoo.weights.cards import save_model
 from isanet_zoo.weights.manifest import Metric
 
 PROTOCOL = "single scale, whole image, labels at original size"
@@ -253,34 +252,21 @@ class _Run:
         self.epochs.append(epoch)
         if distributed.rank() > 0:
             return
-        model = trainer.result
-        metrics = (
-            ()
-            if validation is None or epoch.miou is None
-            else (
-                Metric(
-                    "mIoU",
-                    100 * epoch.miou,
-                    validation.name,
-                    PROTOCOL,
-                    "isanet_zoo",
-                    100 * epoch.miou,
-                ),
-            )
+        metrics = []
+        if validation is not None and epoch.miou is not None:
+            miou = 100 * epoch.miou
+            metrics = [Metric("mIoU", miou, validation.name, PROTOCOL, "isanet_zoo", miou)]
+        best = validation is None or (
+            epoch.miou is not None and epoch.miou > max(known, default=-1.0)
         )
-        card = Card(
-            model.weights.model if model.weights else "",
-            model.config,
-            model.label_set,
-            model.preprocess,
-            self.dataset.name,
-            self.recipe,
-            metrics,
-        ).text()
-        tensors = model.state_dict()
-        _place(self.last, lambda path: save_state(tensors, path, card=card))
-        if validation is None or (epoch.miou is not None and epoch.miou > max(known, default=-1.0)):
-            _place(self.best, lambda path: save_state(tensors, path, card=card))
+        for path in (self.last, self.best) if best else (self.last,):
+            save_model(
+                trainer.result,
+                path,
+                dataset=self.dataset.name,
+                recipe=self.recipe,
+                metrics=metrics,
+            )
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(field.name for field in fields(Epoch))

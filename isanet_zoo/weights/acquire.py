@@ -13,6 +13,7 @@ from typing import Any
 from isanet_zoo.errors import DownloadError, InputError, IntegrityError, UnknownModelError
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
+from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
 from isanet_zoo.weights.manifest import Weights, get_weights
@@ -36,6 +37,7 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
     Raises:
         UnknownModelError: no weights have this name.
+        IntegrityError: weights that come with this library are not what the manifest says.
         OfflineError: not cached, and the network is switched off.
         DownloadError: no source has an acceptable file, or the cache cannot be written. Its `tried`
             says why each was refused: `SourceError`, `IntegrityError` or `CheckpointError`.
@@ -51,6 +53,8 @@ def acquire(
     patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> Path:
     """Return the checked weights of one record; see `download`."""
+    if weights.packaged:
+        return _check_packaged(weights, weights.packaged)
     entry = CacheEntry.of(weights.name)
     if not force and _unfit(entry, weights) is None:
         return entry.model
@@ -75,6 +79,17 @@ def acquire(
                 patience=patience,
             )
     return entry.model
+
+
+def _check_packaged(weights: Weights, path: Path) -> Path:
+    """Return the file that comes with this library, if it is what the manifest says."""
+    try:
+        mismatch = difference(weights, hash_file(path), path.stat().st_size)
+    except OSError as error:
+        mismatch = f"{path} cannot be read: {error.strerror}"
+    if mismatch:
+        raise IntegrityError(f"{mismatch}; reinstall isanet-zoo")
+    return path
 
 
 def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
@@ -211,13 +226,16 @@ def progress_bar(title: str, wanted: bool) -> Iterator[Progress | None]:
             bar.close()
 
 
-def convert_checkpoint(src: str | os.PathLike[str], dst: str | os.PathLike[str], name: str) -> Path:
+def convert_checkpoint(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], name: str, *, half: bool = False
+) -> Path:
     """Convert an upstream checkpoint of the user's own to safetensors.
 
     Args:
         src: the checkpoint; one fine-tuned to other classes or channels is fine.
         dst: the ``.safetensors`` file to write; it appears, or is replaced, once all is checked.
         name: the zoo's model that it was made from.
+        half: store float16 instead of float32: half the size, at a loss of precision.
 
     Returns:
         `dst`, which ``create_model(name, weights=dst)`` loads.
@@ -235,9 +253,15 @@ def convert_checkpoint(src: str | os.PathLike[str], dst: str | os.PathLike[str],
     if not target.parent.is_dir() or target.is_dir():
         raise InputError(f"{target} cannot be written: it is, or is not in, a folder")
     state = checkpoints.load_checkpoint(src, get_weights(name).network).state
+    if half:
+        state = {
+            key: tensor.half() if tensor.is_floating_point() else tensor
+            for key, tensor in state.items()
+        }
+    card = read_card(Path(src))
     try:
         with temporary_file(target.parent, ".safetensors") as temporary:
-            checkpoints.save_state(state, temporary)
+            checkpoints.save_state(state, temporary, card=card.text() if card else None)
             replace(temporary, target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error

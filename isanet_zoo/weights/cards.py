@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 
 from isanet_zoo import records
-from isanet_zoo.errors import CheckpointError, ManifestError
+from isanet_zoo.errors import CheckpointError, InputError, ManifestError
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.network.config import NetworkConfig, Preprocess
+from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.recipe import Recipe
-from isanet_zoo.weights.checkpoints import CARD
+from isanet_zoo.weights.cache import replace, temporary_file
+from isanet_zoo.weights.checkpoints import CARD, save_state
 from isanet_zoo.weights.manifest import Metric
 
 
@@ -27,7 +31,7 @@ class Card:
         label_set: its classes.
         preprocess: how pictures become input.
         dataset: what it was trained on.
-        recipe: how.
+        recipe: how; None if nobody said.
         metrics: what was measured.
     """
 
@@ -36,12 +40,54 @@ class Card:
     label_set: LabelSet
     preprocess: Preprocess
     dataset: str
-    recipe: Recipe
+    recipe: Recipe | None
     metrics: tuple[Metric, ...]
 
     def text(self) -> str:
         """Return the card as it is written into a file."""
         return json.dumps(records.write(self), ensure_ascii=False)
+
+
+def save_model(
+    model: ISANet,
+    path: str | os.PathLike[str],
+    *,
+    dataset: str = "",
+    recipe: Recipe | None = None,
+    metrics: Iterable[Metric] = (),
+) -> None:
+    """Write a network's weights with a card; ``create_model(name, weights=path)`` brings both back.
+
+    Args:
+        model: the network, with its label set and preprocessing.
+        path: the ``.safetensors`` file; it appears, or is replaced, once it is whole.
+        dataset: what the network was trained on.
+        recipe: how.
+        metrics: what was measured.
+
+    Raises:
+        InputError: the file cannot be written under that name.
+    """
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise InputError(
+            f"{target} would not be recognised later; let its name end in .safetensors"
+        )
+    card = Card(
+        model=model.weights.model if model.weights else "",
+        network=model.config,
+        label_set=model.label_set,
+        preprocess=model.preprocess,
+        dataset=dataset,
+        recipe=recipe,
+        metrics=tuple(metrics),
+    )
+    try:
+        with temporary_file(target.parent, target.suffix) as temporary:
+            save_state(model.state_dict(), temporary, card=card.text())
+            replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
 
 
 def read_card(path: Path) -> Card | None:

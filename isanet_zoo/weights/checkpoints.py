@@ -126,6 +126,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a weight file of any known layout, check all of it, and translate its keys.
 
+    Files in this library's own layout may store 16-bit floats, which become float32.
+
     Args:
         path: a ``.safetensors`` file or a checkpoint that torch wrote.
         network: the network that it is meant for.
@@ -143,6 +145,11 @@ def load_checkpoint(
     with torch.device("cpu"):  # whatever torch's default device is at the moment
         state = read_state(Path(path), called)
     layout = _recognise(state, called)
+    if layout is ZOO:  # may store less than it computes with
+        state = {
+            key: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+            for key, tensor in state.items()
+        }
     aux = True
     if not exact:
         network = _as_in_file(state, network, layout)
@@ -184,7 +191,10 @@ def save_state(state: Mapping[str, Tensor], path: Path, *, card: str | None = No
     owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
     metadata = {"format": "pt"} | ({} if card is None else {CARD: card})
     try:
+        path.touch()
+        mode = path.stat().st_mode
         safetensors.torch.save_file(owned, path, metadata=metadata)
+        path.chmod(mode)  # safetensors lets only the owner read what it writes
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 

@@ -22,6 +22,8 @@ from isanet_zoo.weights.cache import CacheEntry
 if TYPE_CHECKING:
     from isanet_zoo.inference.preprocess import Transforms
 
+PACKAGE = "package:"  # how a source starts that comes with this library
+
 Trust = Literal["unverified", "pinned", "verified"]
 
 
@@ -68,10 +70,10 @@ class Links:
 
     paper: str
     repository: str
-    config: str
-    log: str
-    former_url: str
-    manual_mirror: str
+    config: str | None
+    log: str | None
+    former_url: str | None
+    manual_mirror: str | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Weights:
         preprocess: how pictures become input.
         protocol: how the publisher tested.
         filename: the published file's name.
-        sources: where to fetch it, in order.
+        sources: where to fetch it, in order; ``package:FILE`` comes with this library.
         sha256: of the published file; None where nobody has published or pinned one.
         sha256_prefix: the first digits of it, where that is all that was published.
         size: of the published file in bytes; None where unknown.
@@ -147,9 +149,18 @@ class Weights:
             return "verified"
         return "pinned" if CacheEntry.of(self.name).record() else "unverified"
 
+    @property
+    def packaged(self) -> Path | None:
+        """The weights' file inside this package, for those that come with it."""
+        for source in self.sources:
+            if source.startswith(PACKAGE):
+                folder = Path(__file__).resolve().parents[1] / "embedded"
+                return folder / source.removeprefix(PACKAGE)
+        return None
+
     def path(self) -> Path:
-        """Return where the converted weights lie, or will lie, in this machine's cache."""
-        return CacheEntry.of(self.name).model
+        """Return where the weights lie, or will lie once they are converted, on this machine."""
+        return self.packaged or CacheEntry.of(self.name).model
 
     def transforms(self) -> Transforms:
         """Return the preprocessing: from a picture to a (1, 3, h, w) float32 tensor."""
@@ -184,7 +195,6 @@ def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
     }
 
 
-@functools.cache
 def load_label_sets(path: Path | None = None) -> Mapping[str, LabelSet]:
     """Read a manifest's label sets, by the short name of their data set.
 

@@ -36,7 +36,7 @@ def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
     with tempfile.TemporaryDirectory() as folder, progress_bar(weights.filename, progress) as show:
         fetched, digest = fetch(
             weights.filename,
-            weights.sources,
+            [str(weights.packaged)] if weights.packaged else weights.sources,
             Path(folder),
             _examine(weights),
             progress=show,

@@ -1,0 +1,68 @@
+"""Fine-tune a model on pictures and masks of your own, in a loop of your own.
+
+    python examples/finetune.py DATA mine.safetensors isanet_resnet50os8_voc
+
+DATA holds ``images/train``, ``masks/train`` (8-bit PNG, the value is the class id, 255 is ignored),
+the same with ``val``, and ``classes.txt`` with a name per line. ``isanet-zoo train`` does the same
+with everything around it; here each piece can be exchanged.
+"""
+
+import sys
+from dataclasses import replace
+
+import torch
+from torch.utils.data import DataLoader
+
+import isanet_zoo
+from isanet_zoo.learning.batches import Augmented, EpochBatches
+from isanet_zoo.learning.losses import segmentation_loss
+from isanet_zoo.learning.optimizers import poly
+from isanet_zoo.learning.transforms import Augment
+
+
+def main(data: str, target: str, name: str, epochs: str = "20", crop: str = "320") -> None:
+    """Train, measure, save."""
+    train = isanet_zoo.open_dataset("folder", data, "train")
+    val = isanet_zoo.open_dataset("folder", data, "val")
+    model = isanet_zoo.create_model(
+        name, pretrained=True, num_classes=len(train.label_set), aux_loss=True
+    )
+    model.label_set = train.label_set
+    model.freeze_norm()  # small batches make poor statistics
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    recipe = replace(
+        isanet_zoo.get_weights(name).training,
+        epochs=int(epochs),
+        batch_size=2,
+        crop=(int(crop), int(crop)),
+        lr=0.001,
+        min_lr=0.00001,
+    )
+    batches = EpochBatches(len(train), recipe)
+    loader = DataLoader(Augmented(train, Augment(recipe, model.preprocess)), batch_sampler=batches)
+    optimizer = torch.optim.SGD(
+        model.param_groups(recipe.lr, head_multiplier=10),
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly(step, batches.steps))
+
+    model.train()
+    for step, (images, target_ids) in enumerate(loader, 1):
+        output = model(images.to(device))  # ISANetOutput(out, aux), both (B, K, H, W)
+        loss = segmentation_loss(output, target_ids.to(device), aux_weight=recipe.aux_weight)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % batches.per_epoch == 0:
+            print(f"step {step} of {batches.steps}: loss {loss.item():.3f}")
+
+    print(isanet_zoo.evaluate(model, val).table())
+    isanet_zoo.save_model(model, target, dataset=train.name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

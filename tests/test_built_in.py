@@ -1,0 +1,114 @@
+"""The weights that come with the library: there, whole, and able to see a street."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import isanet_zoo
+from isanet_zoo import cli
+from isanet_zoo.errors import IntegrityError
+from isanet_zoo.weights import manifest
+from isanet_zoo.weights.cache import entries
+from isanet_zoo.weights.cards import read_card
+from isanet_zoo.weights.checkpoints import load_checkpoint, state_digest
+
+NAME = "isanet_efficientnet_lite0os8_camvid"
+WEIGHTS = isanet_zoo.get_weights(NAME)
+STREET = Path(isanet_zoo.__file__).parents[1] / "examples" / "street.jpg"
+
+
+def test_file_is_the_manifest_s_and_small() -> None:
+    path = isanet_zoo.download(NAME)
+    assert path == WEIGHTS.packaged == WEIGHTS.path()
+    assert path.stat().st_size == WEIGHTS.size
+    assert path.stat().st_size <= 10e6
+    assert WEIGHTS.trust == "verified"
+    state = load_checkpoint(path, WEIGHTS.network, exact=True).state
+    assert state_digest(state) == WEIGHTS.state_digest
+    assert entries() == []  # nothing was copied
+
+
+def test_file_describes_itself_as_the_manifest_does() -> None:
+    card = read_card(WEIGHTS.path())
+    assert card is not None
+    assert card.recipe == WEIGHTS.training
+    assert card.label_set == WEIGHTS.label_set
+    assert card.network == WEIGHTS.network
+    assert card.preprocess == WEIGHTS.preprocess
+
+
+def test_notice_and_terms_are_stated() -> None:
+    notice = (WEIGHTS.path().parent / "NOTICE.md").read_text("utf-8")
+    for text in (notice, WEIGHTS.licence.weights, cli.BUILT_IN_NOTE):
+        assert "CC BY-NC 4.0" in text
+        assert "personal and research use" in text.replace("**", "").replace("\n", " ")
+    assert "Brostow" in notice
+    assert "Brostow" in WEIGHTS.licence.dataset
+
+
+def test_damaged_file_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / WEIGHTS.filename
+    content = bytearray(WEIGHTS.path().read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    monkeypatch.setattr(manifest.Weights, "packaged", damaged)
+    with pytest.raises(IntegrityError, match=r"sha256 .* reinstall isanet-zoo"):
+        isanet_zoo.create_model(NAME, pretrained=True)
+    damaged.unlink()
+    with pytest.raises(IntegrityError, match=r"cannot be read.*reinstall isanet-zoo"):
+        isanet_zoo.create_model(NAME, pretrained=True)
+
+
+def test_factory_loads_it_and_adapts_it() -> None:
+    model = isanet_zoo.isanet_efficientnet_lite0os8_camvid(pretrained=True)
+    assert sum(p.numel() for p in model.parameters()) == WEIGHTS.parameters.without_aux
+    assert model.load_report.trust == "verified"
+    assert model.classes[3] == "Road"
+    other = isanet_zoo.isanet_efficientnet_lite0os8_camvid(
+        pretrained=True, num_classes=3, aux_loss=True, in_chans=4
+    )
+    assert other.load_report.fresh
+    assert other.load_report.adapted == ("backbone.conv_stem.weight",)
+
+
+def test_it_sees_the_street() -> None:
+    """Look where a person sees them: sky above, houses at both sides, ground in front."""
+    segmentation = isanet_zoo.predict(NAME, STREET)
+    assert isinstance(segmentation, isanet_zoo.Segmentation)
+    assert segmentation.labels.shape == (563, 751)
+
+    def share(area: tuple[slice, slice], *names: str) -> float:
+        return float(np.mean([segmentation.mask(name)[area].mean() for name in names]) * len(names))
+
+    assert share((slice(0, 60), slice(220, 700)), "Sky") > 0.95
+    assert share((slice(250, 380), slice(0, 100)), "Building") > 0.9
+    assert share((slice(150, 250), slice(550, 700)), "Building") > 0.9
+    assert share((slice(480, 563), slice(100, 500)), "Road", "Pavement") > 0.9
+
+
+def test_predict_without_a_model_says_what_it_uses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", str(STREET), "-o", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert [Path(line).name for line in out.split()] == [
+        "street.labels.png",
+        "street.overlay.png",
+    ]
+    for word in (NAME, "streets", "CC BY-NC 4.0", "isanet-zoo list", "verified"):
+        assert word in err
+    shutil.rmtree(tmp_path / "out")
+    assert cli.main(["predict", str(STREET), "-m", NAME, "-o", str(tmp_path / "out")]) == 0
+    assert "isanet-zoo list" not in capsys.readouterr().err
+
+
+def test_what_was_measured_is_in_the_manifest() -> None:
+    test, val = WEIGHTS.metrics
+    assert (test.split, val.split) == ("CamVid test", "CamVid val")
+    for metric in (test, val):
+        assert metric.reported_by == "isanet_zoo"
+        assert metric.reproduced == metric.value
