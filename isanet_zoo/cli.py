@@ -25,7 +25,7 @@ from isanet_zoo import __version__, records
 from isanet_zoo.errors import InputError, ManifestError, ZooError
 from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
-from isanet_zoo.weights.manifest import get_weights, list_models, manifest_path
+from isanet_zoo.weights.manifest import Weights, get_weights, list_models, manifest_path
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.metrics import Scores
@@ -189,9 +189,18 @@ def _ways(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    parser.add_argument("--tile", type=int, metavar="SIDE", help="slide a window of this side")
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        metavar="SIDE|whole",
+        help="slide a window of this side, or take pictures whole (default: as they were tested)",
+    )
     parser.add_argument("--overlap", type=float, default=0.25, metavar="SHARE")
     parser.add_argument("--no-resize", action="store_true", help="keep the pictures' own size")
+
+
+def _tile(text: str) -> int | str:
+    return text if text == "whole" else int(text)
 
 
 def _data(parser: argparse.ArgumentParser, split: str) -> None:
@@ -244,22 +253,36 @@ def _list(options: argparse.Namespace) -> int:
         _print_json([_summary(name) for name in names])
         return 0
     rows: list[Sequence[object]] = [
-        ("name", "data set", "classes", "params M", "reported mIoU", "trust")
+        ("name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust")
     ]
     for name in names:
         weights = get_weights(name)
         rows.append(
             (
                 name,
-                weights.dataset,
+                weights.family,
                 weights.num_classes,
                 f"{weights.parameters.without_aux / 1e6:.1f}",
-                f"{weights.metrics[0].value:.2f}" if weights.metrics else "-",
-                weights.trust,
+                "x".join(map(str, weights.crop)),
+                weights.schedule,
+                _two_places(weights.miou),
+                _two_places(weights.miou_multi_scale),
+                _trust(weights),
             )
         )
     _print_table(rows)
     return 0
+
+
+def _two_places(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _trust(weights: Weights) -> str:
+    """Say how far weights can be trusted, and if only the start of their hash is known."""
+    if weights.trust == "verified" and weights.sha256_prefix and not weights.sha256:
+        return f"verified (prefix of {len(weights.sha256_prefix)})"
+    return weights.trust
 
 
 def _summary(name: str) -> dict[str, Any]:
@@ -470,7 +493,10 @@ def _train(options: argparse.Namespace) -> int:
     from isanet_zoo.zoo import create_model
 
     weights = get_weights(options.name)
-    recipe = _recipe(weights.training, options.set)
+    published = weights.training or get_weights(weights.model).training
+    if published is None:
+        raise InputError(f"the recipe of {options.name} is not known")
+    recipe = _recipe(published, options.set)
     layout = _layout(options)
     dataset = open_dataset(layout, options.data, options.split)
     validation = None

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
 from isanet_zoo.inference import predictor
 from isanet_zoo.inference.images import ImageLike
-from isanet_zoo.inference.predictor import Progress
+from isanet_zoo.inference.predictor import Progress, Tile
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network import backbones
 from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.acquire import download
-from isanet_zoo.weights.cards import Card, read_card
+from isanet_zoo.weights.acquire import download, load_own
+from isanet_zoo.weights.cards import Card
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
 from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
 
@@ -35,6 +35,7 @@ class LoadReport:
 
     Attributes:
         source: the file that was read.
+        family: whose names the file's tensors have; ``"zoo"`` for this library's.
         trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md), or
             ``"local"`` for a file that the user named.
         fresh: parameters that the file could not give, so that they start from scratch.
@@ -44,12 +45,13 @@ class LoadReport:
 
     source: Path
     trust: str
+    family: str = "zoo"
     fresh: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        notes = [f"{self.source} ({self.trust})"]
+        notes = [f"{self.source} ({self.trust}, {self.family})"]
         for word in ("fresh", "adapted", "unused"):
             if keys := getattr(self, word):
                 notes.append(f"{word}: {', '.join(keys)}")
@@ -75,8 +77,9 @@ def create_model(
         name: as `list_models` gives it; a tag (``name.tag``) selects others than the default.
         pretrained: load the published weights of that name, fetching them on first use.
         weights: instead of `pretrained`: another tag of this model, or a file (``.safetensors``, or
-            an upstream checkpoint, which is checked and converted on the fly). A file that was
-            trained here brings its own classes and preprocessing.
+            a checkpoint of any family that published this model, which is checked and converted on
+            the fly). A file that was written here brings its own classes and preprocessing; for
+            others, give the closest published weights as `name`.
         num_classes: K; the weights' own if None. Another number leaves the classifiers fresh.
         in_chans: channels of the images; timm's rule adapts the first convolution to others than 3.
         aux_loss: build the auxiliary head, for training.
@@ -111,12 +114,17 @@ def create_model(
         network = replace(record.network, num_classes=classes, in_chans=in_chans)
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
     record, found = _find_weights(record, weights, progress)
-    checkpoint = load_checkpoint(found.source, record.network, exact=found.trust != "local")
-    card = read_card(found.source) if found.trust == "local" else None
+    if found.trust == "local":
+        checkpoint, described = load_own(found.source, record)
+        if isinstance(described, Weights):
+            record = described
+    else:
+        described = record
+        checkpoint = load_checkpoint(found.source, record.network, exact=True)
     model, report = _load(
         checkpoint,
-        card or record,
-        found,
+        described,
+        replace(found, family=checkpoint.layout.family),
         num_classes=checkpoint.network.num_classes if num_classes is None else num_classes,
         in_chans=in_chans,
         aux_loss=aux_loss,
@@ -248,7 +256,7 @@ class Predictor(predictor.Predictor):
         compile: bool = False,  # noqa: A002 - torch's word
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        tile: int | tuple[int, int] | None = None,
+        tile: Tile | None = None,
         overlap: float = 0.25,
         resize: bool = True,
         confidence: bool = False,
@@ -279,7 +287,7 @@ def predict(
     dtype: torch.dtype | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    tile: int | tuple[int, int] | None = None,
+    tile: Tile | None = None,
     overlap: float = 0.25,
     resize: bool = True,
     confidence: bool = False,
@@ -300,8 +308,10 @@ def predict(
         scales: factors of the test-time augmentation; scores are averaged.
         flip: also average over mirrored pictures.
         tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
-            network's input; the whole picture at once if None.
-        overlap: share of a tile that the next one repeats, 0 <= overlap < 1.
+            network's input; ``"whole"`` for the picture at once; None does as the weights were
+            tested.
+        overlap: share of a tile that the next one repeats, 0 <= overlap < 1; weights that were
+            tested with tiles bring their own.
         resize: scale pictures to the size that the weights were tested at.
         confidence: also give each label's probability.
         probabilities: also give all probabilities (K floats per pixel).

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,15 @@ from torch import Tensor
 from isanet_zoo.errors import InputError
 from isanet_zoo.inference import upsample
 from isanet_zoo.inference.images import ImageLike, Picture, find_images, is_single, read_image
-from isanet_zoo.inference.preprocess import prepare
+from isanet_zoo.inference.preprocess import fill_up, prepare
 from isanet_zoo.inference.segmentation import Segmentation
+from isanet_zoo.network.config import Preprocess
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.options import real_number, whole_number
 
 Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
+
+Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
 
 READ_AHEAD = 4  # batches of pictures that are held to find some of one size
 SMALLEST = 1e-9  # of all factors, so that "positive" excludes 0
@@ -42,8 +46,10 @@ class Predictor:
         scales: factors of the test-time augmentation; scores are averaged.
         flip: also average over mirrored pictures.
         tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
-            network's input; the whole picture at once if None.
-        overlap: share of a tile that the next one repeats, 0 <= overlap < 1.
+            network's input; ``"whole"`` for the picture at once; None does as the weights were
+            tested.
+        overlap: share of a tile that the next one repeats, 0 <= overlap < 1; weights that were
+            tested with tiles bring their own.
         resize: scale pictures to the size that the weights were tested at.
         confidence: give each label's probability.
         probabilities: give all probabilities.
@@ -62,7 +68,7 @@ class Predictor:
         batch_size: int = 1,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        tile: int | tuple[int, int] | None = None,
+        tile: Tile | None = None,
         overlap: float = 0.25,
         resize: bool = True,
         confidence: bool = False,
@@ -93,8 +99,8 @@ class Predictor:
             for scale in scales
         )
         self.flip = flip
-        self.tile = None if tile is None else _tile_size(tile)
-        self.overlap = real_number("overlap", overlap, "at least 0 and less than 1", 0, 1)
+        overlap = real_number("overlap", overlap, "at least 0 and less than 1", 0, 1)
+        self.tile, self.stride = _sliding(tile, overlap, model.preprocess)
         self.rescale = resize
         self.confidence = confidence
         self.probabilities = probabilities
@@ -197,11 +203,15 @@ class Predictor:
 
     def _scores(self, images: Tensor, size: tuple[int, int]) -> upsample.Plane:
         """Run the network over (B, 3, h, w), whole or in tiles."""
+        resize, canvas = self.network.resize, (images.shape[-2], images.shape[-1])
         if self.tile is None:
-            return upsample.whole(self._logits(images), size, self.network.resize)
-        canvas = (images.shape[-2], images.shape[-1])
-        stride = tuple(max(round(side * (1 - self.overlap)), 1) for side in self.tile)
-        windows = upsample.windows(canvas, self.tile, (stride[0], stride[1]))
+            images = fill_up(images, self.network.preprocess)
+            logits = self._logits(images)
+            filled = (images.shape[-2], images.shape[-1])
+            if filled != canvas:
+                return upsample.filled(logits, filled, canvas, size, resize)
+            return upsample.whole(logits, size, resize)
+        windows = upsample.windows(canvas, self.tile, self.stride)
         batch = images.shape[0]
         together = max(self.batch_size // batch, 1)  # tiles in one run of the network
         tiles: list[tuple[upsample.Window, Tensor]] = []
@@ -209,7 +219,7 @@ class Predictor:
             chunk = windows[start : start + together]
             logits = self._logits(torch.cat([images[window.area] for window in chunk]))
             tiles += zip(chunk, torch.split(logits, batch), strict=True)
-        return upsample.tiled(tiles, canvas, size, self.network.resize)
+        return upsample.tiled(tiles, canvas, size, resize)
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -233,15 +243,22 @@ def _windows(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
         yield window
 
 
-def _tile_size(tile: int | tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(tile, Sequence):
-        tile = (tile, tile)
-    if len(tile) != 2:
-        raise InputError(f"tile is {tile}; give a side, or (height, width)")
-    return (
-        whole_number(f"tile {tile}: the height", tile[0]),
-        whole_number(f"tile {tile}: the width", tile[1]),
-    )
+def _sliding(
+    tile: Tile | None, overlap: float, preprocess: Preprocess
+) -> tuple[tuple[int, int] | None, tuple[int, int]]:
+    """Return the (height, width) of the sliding window, None for none, and its stride."""
+    if tile is None and preprocess.window and preprocess.stride:
+        return preprocess.window, preprocess.stride
+    if tile is None or tile == "whole":
+        return None, (1, 1)
+    sides: tuple[Any, ...] = tuple(tile) if isinstance(tile, Sequence) else (tile, tile)
+    if isinstance(tile, str) or len(sides) != 2:
+        raise InputError(f"tile is {tile!r}; give a side, (height, width), or 'whole'")
+    height, width = sides
+    height = whole_number(f"tile {tile}: the height", height)
+    width = whole_number(f"tile {tile}: the width", width)
+    step = 1 - overlap
+    return (height, width), (max(round(height * step), 1), max(round(width * step), 1))
 
 
 def _device_of(model: ISANet) -> torch.device:

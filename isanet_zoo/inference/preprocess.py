@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from isanet_zoo.inference.images import ImageLike, read_image
@@ -69,7 +70,19 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
     levels = resize_pixels(pixels, size).float()
     mean = torch.tensor(config.mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(config.std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-    return (levels - mean) / std
+    images = (levels - mean) / std
+    return images.flip(1) if config.order == "bgr" else images
+
+
+def fill_up(images: Tensor, config: Preprocess) -> Tensor:
+    """Fill (B, 3, h, w) up to `config.pad`, at the bottom and on the right, with the mean: zeros.
+
+    What is as large as that stays as it is.
+    """
+    if config.pad is None:
+        return images
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, max(config.pad[1] - width, 0), 0, max(config.pad[0] - height, 0)))
 
 
 class Transforms:
@@ -92,7 +105,7 @@ class Transforms:
         Raises:
             InputError: it cannot be read; see `read_image`.
         """
-        return prepare(read_image(image).pixels[None], self.config)
+        return fill_up(prepare(read_image(image).pixels[None], self.config), self.config)
 
     def __repr__(self) -> str:
         return f"Transforms({self.config})"

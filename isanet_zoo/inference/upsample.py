@@ -63,6 +63,31 @@ def decide(
     )
 
 
+def filled(
+    logits: Tensor,
+    canvas: tuple[int, int],
+    inside: tuple[int, int],
+    size: tuple[int, int],
+    resize: Resize,
+) -> Plane:
+    """Resize logits (B, K, h, w) of a picture that was filled up, and cut the filling off.
+
+    Args:
+        logits: of the filled picture.
+        canvas: (height, width) of the network's input.
+        inside: (height, width) of the picture in its upper left corner.
+        size: (height, width) of the result.
+        resize: the family's bilinear resize.
+    """
+    logits = logits.float().contiguous()
+
+    def plane(k: int) -> Tensor:
+        scores = resize(logits[:, k : k + 1], canvas)[..., : inside[0], : inside[1]]
+        return (scores if inside == size else resize(scores.contiguous(), size))[:, 0]
+
+    return plane
+
+
 def whole(logits: Tensor, size: tuple[int, int], resize: Resize) -> Plane:
     """Resize logits (B, K, h, w) to `size`."""
     logits = logits.float().contiguous()  # equal bf16 logits would tie once they are resized

@@ -255,7 +255,9 @@ class _Run:
         metrics = []
         if validation is not None and epoch.miou is not None:
             miou = 100 * epoch.miou
-            metrics = [Metric("mIoU", miou, validation.name, PROTOCOL, "isanet_zoo", miou)]
+            metrics = [
+                Metric("mIoU", miou, validation.name, (1.0,), False, PROTOCOL, "isanet_zoo", miou)
+            ]
         best = validation is None or (
             epoch.miou is not None and epoch.miou > max(known, default=-1.0)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,23 +24,56 @@ except (ImportError, RuntimeError) as error:
     ) from error
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A timm encoder as another project built it, with the same names and shapes of tensors.
+
+    Attributes:
+        timm: timm's encoder.
+        ceil_pool: the stem's pooling keeps a last, partial window.
+        full_dilation: the first block of a dilated stage is dilated as the others of its stage are;
+            timm, like most, dilates it as the stage before.
+        plain_shortcuts: shortcuts of dilated stages do not average, as there is no stride to
+            average over.
+    """
+
+    timm: str
+    ceil_pool: bool = False
+    full_dilation: bool = False
+    plain_shortcuts: bool = False
+
+
+VARIANTS = {
+    # PaddleSeg's
+    "resnet50_vd": Variant("resnet50d", full_dilation=True, plain_shortcuts=True),
+    "resnet101_vd": Variant("resnet101d", full_dilation=True, plain_shortcuts=True),
+    # openseg.pytorch's
+    "deepbase_resnet101": Variant("resnet101s", ceil_pool=True),
+}
+
+
 def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
     """Return a timm encoder that gives its last two feature maps, both at stride 8.
 
     Args:
-        name: any timm model that supports `features_only` and `output_stride=8`.
+        name: any timm model that supports `features_only` and `output_stride=8`, or one of
+            `VARIANTS`.
         in_chans: channels of the input; timm adapts pretrained weights to it.
         pretrained: load timm's ImageNet weights (asks the network on first use).
 
     Raises:
         InputError: timm does not have the model, or not at stride 8.
     """
+    if name in VARIANTS:
+        variant = VARIANTS[name]
+        backbone = create_backbone(variant.timm, in_chans=in_chans, pretrained=pretrained)
+        return _rebuild(backbone, variant)
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:5]
         advice = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise InputError(f"timm has no model {name!r}; {advice}")
     try:
-        backbone: nn.Module = timm.create_model(
+        backbone = timm.create_model(
             name,
             pretrained=pretrained,
             in_chans=in_chans,
@@ -57,7 +91,21 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
             f"timm's {name!r} gives a map at stride {reductions[0]}, not {OUTPUT_STRIDE}; "
             "take one whose strides can be dilated, such as 'resnet50c'"
         )
+    assert isinstance(backbone, nn.Module)
     return backbone
+
+
+def _rebuild(backbone: Any, variant: Variant) -> nn.Module:
+    """Change a ResNet of timm's to what a variant says."""
+    backbone.maxpool.ceil_mode = variant.ceil_pool
+    for stage in (backbone.layer3, backbone.layer4):  # those that stride 8 dilates
+        if variant.full_dilation:
+            dilation = stage[1].conv2.dilation
+            stage[0].conv2.dilation = stage[0].conv2.padding = dilation
+        if variant.plain_shortcuts:
+            stage[0].downsample[0] = nn.Identity()
+    changed: nn.Module = backbone
+    return changed
 
 
 def strides(backbone: nn.Module) -> list[int]:

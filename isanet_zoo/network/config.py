@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.options import real_number, whole_number
+
+ResizeRule: TypeAlias = Literal["half_pixel", "corners", "asymmetric"]
 
 OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
 
@@ -16,8 +18,8 @@ class HeadConfig:
     """The segmentation head. The defaults are those of sssegmentation's six models.
 
     The published families differ in fuse_kernel, value_bias, aux_channels, activation, dropout and
-    resize, so the manifest says every number for every weight; the defaults serve networks that a
-    user builds.
+    resize (and in their encoders), so the manifest says every number for every weight; the
+    defaults serve networks that a user builds.
 
     Attributes:
         channels: C, width of the head's features.
@@ -29,8 +31,7 @@ class HeadConfig:
         aux_channels: width of the auxiliary head.
         activation: non-linearity of both heads.
         dropout: probability of dropping a channel before each classifier.
-        resize: where bilinear resizing of the logits puts its samples: ``"half_pixel"`` is torch's
-            ``align_corners=False``, ``"corners"`` its ``align_corners=True``.
+        resize: where bilinear resizing of the logits puts its samples, see `network.resize`.
     """
 
     channels: int = 512
@@ -41,7 +42,7 @@ class HeadConfig:
     aux_channels: int = 512
     activation: Literal["relu", "leaky_relu"] = "relu"
     dropout: float = 0.1
-    resize: Literal["half_pixel", "corners"] = "half_pixel"
+    resize: ResizeRule = "half_pixel"
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -79,8 +80,22 @@ class Preprocess:
             fits both. None keeps its size.
         mean: per channel, RGB, in grey levels 0..255; subtracted.
         std: per channel, RGB, in grey levels; divided by.
+        order: of the channels that the network sees.
+        pad: (height, width) that a smaller picture is filled up to, at the bottom and on the right,
+            with the mean; what the network says about the filling is cut off. None does not.
+        window: (height, width) of the windows that slide over a picture, in pixels of the input;
+            scores are averaged where they overlap. None takes it whole.
+        stride: (rows, columns) from one window to the next.
     """
 
     resize: tuple[int, int] | None = None
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    order: Literal["rgb", "bgr"] = "rgb"
+    pad: tuple[int, int] | None = None
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.window is None) != (self.stride is None):
+            raise InputError(f"window is {self.window}, stride {self.stride}; give both or none")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +17,7 @@ from isanet_zoo.labels import LabelSet
 from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
 from isanet_zoo.network.config import HeadConfig, NetworkConfig, Preprocess
+from isanet_zoo.network.resize import resize
 
 
 class ISANetOutput(NamedTuple):
@@ -182,8 +182,7 @@ class ISANet(nn.Module):
 
     def resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize logits (B, K, h, w) to (B, K, *size), bilinearly, as the weights' family does."""
-        corners = self.config.head.resize == "corners"
-        return F.interpolate(logits, size, mode="bilinear", align_corners=corners)
+        return resize(logits, size, self.config.head.resize)
 
     def train(self, mode: bool = True) -> ISANet:
         """Set training mode; what was frozen stays in evaluation mode."""

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from isanet_zoo.network import backbones
 from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.containers import State, list_keys, read_state
+from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, ZOO, Layout
 
 
 class Spec(NamedTuple):
@@ -35,76 +36,6 @@ class Spec(NamedTuple):
     def __str__(self) -> str:
         return f"{self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How a family names its tensors.
-
-    Attributes:
-        family: who writes such files.
-        marker: a prefix that only this family has.
-        prefixes: (theirs, ours), one to one; the longest that fits counts.
-    """
-
-    family: str
-    marker: str
-    prefixes: tuple[tuple[str, str], ...] = ()
-
-    def ours(self, key: str) -> str:
-        """Translate a key of the file to this library's name."""
-        return _exchange(key, dict(self.prefixes))
-
-    def theirs(self, key: str) -> str:
-        """Translate this library's name to the file's key."""
-        return _exchange(key, {ours: theirs for theirs, ours in self.prefixes})
-
-
-def _exchange(key: str, prefixes: Mapping[str, str]) -> str:
-    parts = key.split(".")
-    for length in range(len(parts), 0, -1):
-        if (prefix := ".".join(parts[:length])) in prefixes:
-            return ".".join([prefixes[prefix], *parts[length:]])
-    return key
-
-
-ZOO = Layout("isanet_zoo", marker="head.attention.")
-
-SSSEG = Layout(
-    "ssseg",
-    marker="backbone_net.",
-    prefixes=(
-        ("backbone_net", "backbone"),
-        ("backbone_net.stem", "backbone.conv1"),
-        ("backbone_net.stem.7", "backbone.bn1"),
-        ("in_conv.0", "head.reduce.conv"),
-        ("in_conv.1", "head.reduce.norm"),
-        *(
-            (f"{theirs}_relation.{their_part}", f"head.attention.{ours}.{our_part}")
-            for theirs, ours in (("global", "long_range"), ("local", "short_range"))
-            for their_part, our_part in (
-                ("query_project.0.0", "query.0.conv"),
-                ("query_project.0.1", "query.0.norm"),
-                ("query_project.1.0", "query.1.conv"),
-                ("query_project.1.1", "query.1.norm"),
-                ("key_project.0.0", "key.0.conv"),
-                ("key_project.0.1", "key.0.norm"),
-                ("key_project.1.0", "key.1.conv"),
-                ("key_project.1.1", "key.1.norm"),
-                ("value_project", "value"),
-                ("output_project.0", "project.conv"),
-                ("output_project.1", "project.norm"),
-            )
-        ),
-        ("out_conv.0", "head.fuse.conv"),
-        ("out_conv.1", "head.fuse.norm"),
-        ("decoder.1", "head.classifier"),
-        ("auxiliary_decoder.0", "aux_head.reduce.conv"),
-        ("auxiliary_decoder.1", "aux_head.reduce.norm"),
-        ("auxiliary_decoder.4", "aux_head.classifier"),
-    ),
-)
-
-LAYOUTS = (ZOO, SSSEG)
 
 CARD = "isanet_zoo"  # where in a file's metadata its card lies
 
@@ -119,32 +50,42 @@ class Checkpoint(NamedTuple):
 
 def load_checkpoint(
     path: str | os.PathLike[str],
-    network: NetworkConfig,
+    networks: NetworkConfig | Mapping[str, NetworkConfig],
     *,
     exact: bool = False,
     called: str | None = None,
 ) -> Checkpoint:
-    """Read a weight file of any known layout, check all of it, and translate its keys.
+    """Read a weight file of any known layout, check all of it, and translate it.
 
     Files in this library's own layout may store 16-bit floats, which become float32.
 
     Args:
-        path: a ``.safetensors`` file or a checkpoint that torch wrote.
-        network: the network that it is meant for.
+        path: a ``.safetensors`` file, or a checkpoint that torch or Paddle wrote.
+        networks: the network that it is meant for; or that of each family it may be from.
         exact: insist on this very network with its auxiliary head, as for a published file.
             Otherwise the file may be for other class and channel counts (the returned network says
             which), and may lack the auxiliary head as a whole.
         called: what errors call the file; its path if None.
 
     Raises:
-        CheckpointError: the file is damaged, is no checkpoint, is not safe to unpickle, lacks or
-            adds a tensor, or holds one of another type or shape, a value that is not finite, or a
-            negative variance. The keys are named as the file names them.
+        CheckpointError: the file is damaged, is no checkpoint, is not safe to unpickle, is from a
+            family without a network here, lacks or adds a tensor, or holds one of another type or
+            shape, a value that is not finite, or a negative variance. The keys are named as the
+            file names them.
     """
     called = called or str(path)
     with torch.device("cpu"):  # whatever torch's default device is at the moment
         state = read_state(Path(path), called)
     layout = _recognise(state, called)
+    if isinstance(networks, NetworkConfig):
+        network = networks
+    elif layout.family in networks:
+        network = networks[layout.family]
+    else:
+        raise CheckpointError(
+            f"{called} is a file of {layout.family}, which has published no such model; "
+            f"it can be one of {', '.join(networks)}"
+        )
     if layout is ZOO:  # may store less than it computes with
         state = {
             key: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -154,9 +95,13 @@ def load_checkpoint(
     if not exact:
         network = _as_in_file(state, network, layout)
         aux = any(layout.ours(key).startswith("aux_head.") for key in state)
-    expected = {layout.theirs(key): spec for key, spec in structure(network, aux_loss=aux).items()}
+    expected = {
+        layout.theirs(key): spec
+        for key, spec in structure(network, aux_loss=aux).items()
+        if layout.counts or not key.endswith(COUNTER)
+    }
     _check(state, expected, called)
-    return Checkpoint({layout.ours(key): tensor for key, tensor in state.items()}, network, layout)
+    return Checkpoint(layout.translate(state), network, layout)
 
 
 def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -210,14 +155,15 @@ def _recognise(state: State, called: str) -> Layout:
 
 
 def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> NetworkConfig:
-    """Return `network` with the class and channel counts that the file shows."""
+    """Return `network` with the class and channel counts, and the head, that the file shows."""
     classifier = state.get(layout.theirs("head.classifier.weight"))
     stem = state.get(layout.theirs(first_convolution(network)))
     if classifier is not None and classifier.ndim == 4 and classifier.numel():
         network = replace(network, num_classes=classifier.shape[0])
     if stem is not None and stem.ndim == 4 and stem.numel():
         network = replace(network, in_chans=stem.shape[1])
-    return network
+    head = replace(network.head, **dict(layout.head))  # type: ignore[arg-type]
+    return replace(network, head=head)
 
 
 def _check(state: State, expected: Mapping[str, Spec], called: str) -> None:
@@ -241,7 +187,9 @@ def _check(state: State, expected: Mapping[str, Spec], called: str) -> None:
         problems = {
             "not finite": [key for key in shared if not state[key].isfinite().all()],
             "negative variances": [
-                key for key in shared if key.endswith("running_var") and (state[key] < 0).any()
+                key
+                for key in shared
+                if key.endswith(("running_var", "_variance")) and (state[key] < 0).any()
             ],
         }
     if any(problems.values()):

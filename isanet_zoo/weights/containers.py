@@ -17,19 +17,23 @@ import torch
 from torch import Tensor
 
 from isanet_zoo.errors import CheckpointError
+from isanet_zoo.weights.arrays import read_arrays
 from isanet_zoo.weights.fetch import HEAD, foreign_content
 
 State = dict[str, Tensor]
+
+TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's container from before 1.6
 
 NAMED = 10  # how many keys of each kind an error lists
 
 
 def read_state(path: Path, called: str) -> State:
-    """Read the tensors of a safetensors or torch file under the file's own keys, unchecked.
+    """Read the tensors of a weight file under the file's own keys, unchecked.
 
-    Every container that upstream wrote is understood: a state dict, one inside ``"model"`` or
-    ``"state_dict"`` beside an epoch or optimiser state, keys behind ``module.``, and torch's
-    container from before 1.6. The bytes decide which it is, not the file's name.
+    Every container that upstream wrote is understood: safetensors; a state dict of torch's, one
+    inside ``"model"`` or ``"state_dict"`` beside an epoch or optimiser state, keys behind
+    ``module.``, and torch's container from before 1.6; and Paddle's pickled arrays. The bytes
+    decide which it is, not the file's name.
 
     Args:
         path: the file.
@@ -51,10 +55,12 @@ def read_state(path: Path, called: str) -> State:
         raise CheckpointError(
             f"{called} is truncated: its table of contents is missing; fetch it again"
         )
-    if head.startswith((b"PK", b"\x80")):  # a zip file, or a pickle of protocol 2 or later
+    if head.startswith((b"PK", TORCH_MAGIC)):
         return _find_state(_unpickle(path, called), called)
+    if head.startswith(b"\x80"):  # a pickle of protocol 2 or later
+        return read_arrays(path, called)
     raise CheckpointError(
-        f"{called} is no weight file: it is neither safetensors nor what torch saves"
+        f"{called} is no weight file: it is neither safetensors nor what torch or Paddle saves"
     )
 
 

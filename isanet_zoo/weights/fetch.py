@@ -102,6 +102,7 @@ def fetch(
     accept: Callable[[Path, Fetched], T],
     *,
     by_hand: Path | None = None,
+    page: str | None = None,
     progress: Progress | None = None,
     patience: Patience = Patience(),
 ) -> T:
@@ -115,6 +116,7 @@ def fetch(
             refuses a copy by raising `CheckpointError` or `IntegrityError`, and the next source is
             asked. The file is gone when it returns.
         by_hand: where a user may put the file, for messages; None where that would not help.
+        page: where a person can get it, for messages.
         progress: told of every block.
         patience: how long to try each source.
 
@@ -134,21 +136,25 @@ def fetch(
         except (SourceError, CheckpointError, IntegrityError) as error:
             logger.warning("%s: %s", source, error)
             tried.append((source, error))
-    raise _failure(filename, tried, by_hand)
+    raise _failure(filename, tried, by_hand, page)
 
 
 def _failure(
-    filename: str, tried: list[tuple[str, Exception]], by_hand: Path | None
+    filename: str,
+    tried: list[tuple[str, Exception]],
+    by_hand: Path | None,
+    page: str | None,
 ) -> DownloadError:
     """Return the error that says what was tried, and what a user can do."""
     report = "".join(f"\n  {source}: {error}" for source, error in tried) or "\n  there are none"
     kind = OfflineError if offline() else DownloadError
+    place = f" ({page})" if page else ""
     if by_hand is None:
         return kind(f"{filename} could not be fetched. Sources tried:{report}", tried)
     if not offline():
         return kind(
-            f"{filename} could not be fetched. Fetch it by hand and put it at {by_hand}, or name a "
-            f"folder or URL that has it in ISANET_ZOO_MIRROR. Sources tried:{report}",
+            f"{filename} could not be fetched. Fetch it by hand{place} and put it at {by_hand}, or "
+            f"name a folder or URL that has it in ISANET_ZOO_MIRROR. Sources tried:{report}",
             tried,
         )
     refused = any(
@@ -159,7 +165,7 @@ def _failure(
     return kind(
         f"{filename} {state}, and the network is switched off. Three ways out: "
         "unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE; "
-        f"or put the file at {by_hand}; "
+        f"or put the file{place} at {by_hand}; "
         f"or name a folder that holds it in ISANET_ZOO_MIRROR. Sources:{report}",
         tried,
     )

@@ -51,6 +51,8 @@ class Metric:
     name: str
     value: float
     split: str
+    scales: tuple[float, ...]
+    flip: bool
     protocol: str
     reported_by: str
     reproduced: float | None
@@ -99,7 +101,9 @@ class Weights:
         structure_digest: hash of the names, types and shapes of all tensors.
         parameters: their count.
         metrics: published figures.
-        training: the recipe.
+        crop: (height, width) of what the network saw of each picture in training.
+        schedule: how long it was trained.
+        training: the recipe, where all of it is known.
         licence: terms of weights and data.
         links: where to read more.
     """
@@ -122,7 +126,9 @@ class Weights:
     structure_digest: str
     parameters: Parameters
     metrics: tuple[Metric, ...]
-    training: Recipe
+    crop: tuple[int, int]
+    schedule: str
+    training: Recipe | None
     licence: Licence
     links: Links
 
@@ -136,6 +142,22 @@ class Weights:
     def num_classes(self) -> int:
         """The number of classes."""
         return self.network.num_classes
+
+    @property
+    def miou(self) -> float | None:
+        """The reported mIoU at a single scale, in per cent; None where there is none."""
+        return self._reported(several=False)
+
+    @property
+    def miou_multi_scale(self) -> float | None:
+        """The reported mIoU over several scales and mirroring, in per cent; None without one."""
+        return self._reported(several=True)
+
+    def _reported(self, *, several: bool) -> float | None:
+        for metric in self.metrics:
+            if metric.flip == several and (len(metric.scales) > 1) == several:
+                return metric.value
+        return None
 
     @property
     def trust(self) -> Trust:
@@ -287,6 +309,12 @@ def get_weights(name: str) -> Weights:
         UnknownModelError: there is no such name; the message names close ones.
     """
     return find_weights(name, load_manifest())
+
+
+def families(weights: Weights) -> dict[str, Weights]:
+    """Return the closest weights of each family that published the same model; itself first."""
+    same = [other for other in load_manifest().values() if other.model == weights.model]
+    return {other.family: other for other in [*reversed(same), weights]}
 
 
 def find_weights(name: str, manifest: Mapping[str, Weights]) -> Weights:

@@ -1,0 +1,34 @@
+"""The three ways in which the published families resize logits, all bilinear.
+
+They differ in where they put the samples of a map of n points that is resized to N::
+
+    half_pixel    (i + 0.5) · n / N - 0.5      torch's align_corners=False
+    corners       i · (n - 1) / (N - 1)        torch's align_corners=True
+    asymmetric    i · n / N                    PaddleSeg's align_corners=False, align_mode=1
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isanet_zoo.network.config import ResizeRule
+
+
+def resize(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
+    """Resize (B, K, h, w) to (B, K, *size) by one of the rules."""
+    if rule == "asymmetric":
+        return _asymmetric(_asymmetric(logits, size[1], -1), size[0], -2)
+    return F.interpolate(logits, size, mode="bilinear", align_corners=rule == "corners")
+
+
+def _asymmetric(logits: Tensor, size: int, dim: int) -> Tensor:
+    length = logits.shape[dim]
+    source = torch.arange(size, device=logits.device, dtype=torch.float32) * (length / size)
+    before = source.long()  # (size,), within 0..length - 1
+    after = (before + 1).clamp(max=length - 1)
+    weight = (source - before).to(logits.dtype)
+    if dim == -2:
+        weight = weight[:, None]
+    return torch.lerp(logits.index_select(dim, before), logits.index_select(dim, after), weight)
