@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from isanet_zoo.errors import InputError
-from isanet_zoo.options import real_number, whole_number
+from isanet_zoo.options import check_choices, real_number, whole_number
 
 OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
 
@@ -44,11 +43,7 @@ class HeadConfig:
     resize: Literal["half_pixel", "corners"] = "half_pixel"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                choices = ", ".join(map(repr, get_args(hint)))
-                raise InputError(f"{name} is {value!r}; choose one of {choices}")
+        check_choices(self)
         for name in ("channels", "key_channels", "aux_channels"):
             whole_number(name, getattr(self, name))
         for side in self.partition:
