@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isanet_zoo.errors import InputError
+
+
+def check_choices(record: object) -> None:
+    """Check that each field of a dataclass whose type is a `Literal` is one of its values.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, hint in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(repr, get_args(hint)))
+            raise InputError(f"{name} is {value!r}; choose one of {choices}")
 
 
 def whole_number(name: str, value: Any, *, at_least: int = 1) -> int:

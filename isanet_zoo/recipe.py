@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.options import real_number, whole_number
+from isanet_zoo.options import check_choices, real_number, whole_number
 
 INFINITY = float("inf")
+TINY = 1e-12  # so that "more than" and "at most" can be said
 
 
 @dataclass(frozen=True)
@@ -76,25 +77,34 @@ class Recipe:
     initialisation: str
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("epochs", "batch_size"):
             whole_number(name, getattr(self, name))
         for name in ("crop", "base_size"):
-            for side in getattr(self, name) or ():
+            for side in self._pair(name) or ():
                 whole_number(f"{name} {getattr(self, name)}: a side", side)
         for name in ("scale", "contrast", "saturation"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
+            low, high = self._pair(name)
+            if not 0 < low <= high < INFINITY:
                 raise InputError(f"{name} is {(low, high)}; give two factors, the smaller first")
-        for name in ("flip", "momentum"):
-            real_number(name, getattr(self, name), "within 0..1", 0, 1.0000001)
+        for name in ("flip", "momentum", "max_category_ratio"):
+            real_number(name, getattr(self, name), "within 0..1", 0, 1 + TINY)
         for name in ("brightness", "hue", "head_multiplier", "weight_decay", "min_lr", "power"):
             real_number(name, getattr(self, name), "at least 0", 0, INFINITY)
-        real_number("max_category_ratio", self.max_category_ratio, "within 0..1", 0, 1.0000001)
         real_number("aux_weight", self.aux_weight, "at least 0", 0, INFINITY)
-        real_number(
-            "lr", self.lr, "positive and at least min_lr", max(self.min_lr, 1e-12), INFINITY
-        )
+        real_number("lr", self.lr, "positive and at least min_lr", self.min_lr or TINY, INFINITY)
         if self.class_weights is not None:
-            real_number("class_weights", self.class_weights, "more than 1", 1 + 1e-9, INFINITY)
+            real_number("class_weights", self.class_weights, "more than 1", 1 + TINY, INFINITY)
         if self.ema is not None:
             real_number("ema", self.ema, "at least 0 and less than 1", 0, 1)
+
+    def _pair(self, name: str) -> Any:
+        """Return one of the fields that hold two numbers, or None.
+
+        Raises:
+            InputError: there are more or fewer.
+        """
+        value = getattr(self, name)
+        if value is not None and len(value) != 2:
+            raise InputError(f"{name} is {value}; give two numbers")
+        return value

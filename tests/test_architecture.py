@@ -70,9 +70,10 @@ EDGES: dict[str, set[str]] = {
         "learning.transforms",
         "recipe",
     },
-    "learning.losses": {"learning.data", "network.isanet"},
+    "learning.losses": {"errors", "learning.data", "network.isanet"},
     "learning.optimizers": {"network.isanet", "recipe"},
     "learning.trainer": {
+        "errors",
         "learning.distributed",
         "learning.losses",
         "learning.optimizers",

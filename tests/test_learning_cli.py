@@ -33,14 +33,13 @@ def draw(image: Path, mask: Path, classes: int, seed: int, *, ignored: int = 255
     image.parent.mkdir(parents=True, exist_ok=True)
     mask.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    labels = np.repeat(rng.permutation(classes), -(-80 // classes))[:80]
-    labels = np.broadcast_to(labels.astype(np.uint8), (64, 80)).copy()
+    stripes = np.repeat(rng.permutation(classes), -(-80 // classes))[:80]
+    labels = np.broadcast_to(stripes, (64, 80)).copy()
     colours = np.stack([37 * labels, 255 - 50 * labels, 90 + 11 * labels], axis=-1) % 256
-    Image.fromarray((colours + rng.integers(0, 20, colours.shape)).clip(0, 255).astype("u1")).save(
-        image
-    )
+    pixels = (colours + rng.integers(0, 20, colours.shape)).clip(0, 255)
+    Image.fromarray(pixels.astype(np.uint8)).save(image)
     labels[:4] = ignored
-    Image.fromarray(labels).save(mask)
+    Image.fromarray(labels.astype(np.uint8)).save(mask)
 
 
 @pytest.fixture(scope="module")

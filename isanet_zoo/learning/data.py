@@ -18,6 +18,7 @@ from isanet_zoo.inference.images import SUFFIXES, read_image
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.weights.manifest import load_label_sets
 
+MOST = 255  # classes, so that 255 remains for pixels without one
 NAMED = 3  # how many files of a kind an error lists
 
 
@@ -106,7 +107,7 @@ def _read_mask(path: Path) -> Tensor:
         with Image.open(path) as image:
             mode = image.mode
             ids = np.array(image)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # the bytes of a damaged file can make Pillow raise anything
         raise InputError(f"{path} cannot be read as a mask: {error}") from error
     if mode not in ("L", "P"):
         kind = "colours" if mode.startswith(("RGB", "CMYK", "YCbCr")) else f"mode {mode}"
@@ -176,11 +177,17 @@ def read_classes(path: Path) -> LabelSet:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is empty, or names a class twice.
+        InputError: it is no text, is empty, names too many classes, or a class twice.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
-    names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()  # some editors begin with a mark
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) > MOST:
+        raise InputError(f"{path} names {len(names)} classes; 8-bit masks have room for {MOST}")
     if not names or len(set(names)) != len(names):
         raise InputError(f"{path} has to name each class once, one per line; it has {names}")
     folder = path.parent.resolve().name
@@ -239,7 +246,13 @@ def _files(folder: Path) -> dict[str, Path]:
     """Return the pictures in a folder by stem."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in files:
+                raise InputError(f"{files[path.stem]} and {path.name} have one name; keep one")
+            files[path.stem] = path
+    return files
 
 
 def _match(images: dict[str, Path], masks: dict[str, Path]) -> Iterable[tuple[Path, Path]]:

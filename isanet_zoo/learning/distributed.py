@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from isanet_zoo.network import backbones
 
@@ -72,10 +71,16 @@ def synchronise_norms(network: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
-def _sum(value: Tensor) -> Tensor:
-    """Return the sum over all processes, through which gradients flow."""
-    total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
-    return total
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return summed(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return summed(gradients[0])
 
 
 class _SyncedNorm(nn.BatchNorm2d):
@@ -93,9 +98,9 @@ class _SyncedNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         count = x.numel() / x.shape[1] * world_size()
-        mean: Tensor = _sum(x.sum((0, 2, 3))) / count  # (C,)
+        mean: Tensor = _Sum.apply(x.sum((0, 2, 3))) / count  # (C,)
         centred = x - mean[:, None, None]
-        variance = _sum((centred * centred).sum((0, 2, 3))) / count  # (C,)
+        variance: Tensor = _Sum.apply((centred * centred).sum((0, 2, 3))) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

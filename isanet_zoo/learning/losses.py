@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isanet_zoo.errors import InputError
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.network.isanet import ISANetOutput
 
@@ -67,10 +68,15 @@ def balanced_weights(dataset: SegmentationDataset, offset: float) -> Tensor:
 
     A class's share is that of its pixels among all that have a class (ENet, arXiv 1606.02147).
     Reads all masks.
+
+    Raises:
+        InputError: no pixel has a class.
     """
     counts = torch.zeros(256, dtype=torch.int64)
     for index in range(len(dataset)):
         counts += torch.bincount(dataset.labels(index).flatten(), minlength=256)
     counts = counts[: len(dataset.label_set)]
+    if not counts.any():
+        raise InputError(f"no pixel of {dataset.name} has a class; its masks are all ignored")
     weights = 1 / torch.log(offset + counts / counts.sum())
     return (weights / weights.mean()).float()

@@ -13,10 +13,12 @@ from isanet_zoo.recipe import Recipe
 def poly(step: int, steps: int, *, power: float = 0.9, floor: float = 0.01) -> float:
     """Return the learning rate of a step as a share of the first, falling from 1 to `floor`.
 
+    Steps beyond the last keep the floor.
+
     sssegmentation's schedule: ``(lr - min_lr) * (1 - step / steps) ** power + min_lr``, with
     ``floor = min_lr / lr``.
     """
-    share: float = (1 - floor) * (1 - step / steps) ** power + floor
+    share: float = (1 - floor) * max(1 - step / steps, 0) ** power + floor
     return share
 
 
@@ -32,7 +34,8 @@ def create_optimizer(model: ISANet, recipe: Recipe) -> torch.optim.Optimizer:
 def moving_average(model: ISANet, decay: float) -> AveragedModel:
     """Return a copy of a model that follows it: ``average = decay * average + (1 - decay) * new``.
 
-    The decay grows from 0.1 to `decay` over the first updates, so that the start is soon forgotten.
+    The first update copies; then the decay grows up to `decay`, as ``(1 + n) / (10 + n)`` after n
+    updates, so that the start is soon forgotten.
     """
 
     def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from isanet_zoo.errors import InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
 from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
@@ -32,6 +33,10 @@ class Trainer:
         device: where to compute; the model's device if None.
         accumulate: parts that each batch is worked off in, to save memory.
         seed: of dropout.
+
+    Raises:
+        InputError: the recipe freezes a part that is not there, or weighs an auxiliary head that is
+            not there.
 
     Attributes:
         result: the network whose weights are the outcome: the moving average if there is one.
@@ -64,14 +69,17 @@ class Trainer:
             seed,
         )
         self.step = 0
+        if recipe.aux_weight and model.aux_head is None:
+            raise InputError(
+                f"the recipe weighs an auxiliary head ({recipe.aux_weight}), but the network has "
+                "none; build it with aux_loss=True, or set aux_weight to 0"
+            )
         self.model = model.freeze(*recipe.frozen).to(self.device, torch.float32)
         self.model.to(memory_format=torch.channels_last)
         self.average = moving_average(model, recipe.ema) if recipe.ema is not None else None
         self.optimizer = create_optimizer(model, recipe)
-        floor = recipe.min_lr / recipe.lr
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: poly(step, steps, power=recipe.power, floor=floor)
-        )
+        self.steps = whole_number("steps", steps)
+        self.first_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self.class_weights = None if class_weights is None else class_weights.to(self.device)
         if self.device.type == "cpu":
@@ -88,8 +96,13 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.schedule.get_last_lr()[0])
+        """The encoder's learning rate in the next step."""
+        return self.recipe.lr * self._share()
+
+    def _share(self) -> float:
+        recipe = self.recipe
+        floor = recipe.min_lr / recipe.lr
+        return poly(self.step, self.steps, power=recipe.power, floor=floor)
 
     def train_step(self, images: Tensor, target: Tensor) -> Tensor:
         """Learn from one batch.
@@ -105,6 +118,8 @@ class Trainer:
         target = target.to(self.device, non_blocking=True)
         ignore_index = self.model.label_set.ignore_index
         self.network.train()
+        for group, first in zip(self.optimizer.param_groups, self.first_lrs, strict=True):
+            group["lr"] = first * self._share()
         self.optimizer.zero_grad()
         # The mean over the pixels of all processes and parts; DDP will divide by the processes.
         total = total_weight(target, self.class_weights, ignore_index=ignore_index)
@@ -135,7 +150,6 @@ class Trainer:
                 loss += part_loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
@@ -154,7 +168,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -165,5 +178,4 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

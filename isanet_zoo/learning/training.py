@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -143,7 +145,7 @@ def train(
         accumulate=accumulate,
         seed=seed,
     )
-    run = _Run(Path(out), recipe, dataset, seed)
+    run = _Run(Path(out), recipe, model, dataset, seed)
     if resume:
         trainer.load_state_dict(run.load())
         batches.start = trainer.step
@@ -176,7 +178,7 @@ def train(
                     trainer.step,
                     float(torch.stack(losses).mean()),
                     trainer.lr,
-                    round(before + seconds, 1),
+                    round(before + time.monotonic() - start, 1),
                     scores.miou if scores else None,
                     scores.pixel_accuracy if scores else None,
                 ),
@@ -194,7 +196,9 @@ def train(
 class _Run:
     """The folder of a run."""
 
-    def __init__(self, out: Path, recipe: Recipe, dataset: SegmentationDataset, seed: int) -> None:
+    def __init__(
+        self, out: Path, recipe: Recipe, model: ISANet, dataset: SegmentationDataset, seed: int
+    ) -> None:
         self.state, self.log = out / "state.pt", out / "log.csv"
         self.last, self.best = out / "last.safetensors", out / "best.safetensors"
         self.dataset = dataset
@@ -202,6 +206,8 @@ class _Run:
         # What must not change between two parts of a run.
         self.terms = {
             **asdict(recipe),
+            "network": repr(model.config),
+            "classes": ", ".join(model.classes),
             "seed": seed,
             "pictures": len(dataset),
             "processes": distributed.world_size(),
@@ -231,6 +237,9 @@ class _Run:
         if not self.state.exists():
             raise InputError(f"{self.state.parent} holds no run to resume: {self.state} is missing")
         try:
+            with zipfile.ZipFile(self.state) as archive:  # torch does not compare the checksums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} has another checksum")
             content = torch.load(self.state, map_location="cpu", weights_only=True)
             terms, epochs, state = content["terms"], content["epochs"], content["trainer"]
         except Exception as error:  # the bytes of a damaged file can raise anything
@@ -243,12 +252,16 @@ class _Run:
         if changed:
             raise InputError(f"{self.state.parent} holds another run: {'; '.join(changed)}")
         self.epochs = [Epoch(**epoch) for epoch in epochs]
+        if distributed.rank() == 0:
+            for leftover in self.state.parent.glob(".*.part"):  # of a run that was killed
+                leftover.unlink()
         trainer: dict[str, Any] = state
         return trainer
 
     def save(self, trainer: Trainer, epoch: Epoch, validation: SegmentationDataset | None) -> None:
         """Write everything about a finished epoch; the state, which decides, comes last."""
         known = [done.miou for done in self.epochs if done.miou is not None]
+        known = [miou for miou in known if not math.isnan(miou)]
         self.epochs.append(epoch)
         if distributed.rank() > 0:
             return
@@ -259,7 +272,7 @@ class _Run:
                 Metric("mIoU", miou, validation.name, (1.0,), False, PROTOCOL, "isanet_zoo", miou)
             ]
         best = validation is None or (
-            epoch.miou is not None and epoch.miou > max(known, default=-1.0)
+            epoch.miou is not None and (not known or epoch.miou > max(known))
         )
         for path in (self.last, self.best) if best else (self.last,):
             save_model(

@@ -130,7 +130,7 @@ def photometric_distortion(
         rgb = np.array(Image.merge("HSV", bands).convert("RGB"))
         levels = torch.from_numpy(rgb).permute(2, 0, 1).float()
     if not contrast_first and coin():
-        levels = levels * chance.uniform(*contrast)
+        levels = levels.clamp(0, 255) * chance.uniform(*contrast)
     return Sample(_round(levels), sample.labels)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Literal, TypeAlias
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.options import real_number, whole_number
+from isanet_zoo.options import check_choices, real_number, whole_number
 
 ResizeRule: TypeAlias = Literal["half_pixel", "corners", "asymmetric"]
 
@@ -45,11 +45,7 @@ class HeadConfig:
     resize: ResizeRule = "half_pixel"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                choices = ", ".join(map(repr, get_args(hint)))
-                raise InputError(f"{name} is {value!r}; choose one of {choices}")
+        check_choices(self)
         for name in ("channels", "key_channels", "aux_channels"):
             whole_number(name, getattr(self, name))
         for side in self.partition:
@@ -97,5 +93,6 @@ class Preprocess:
     stride: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if (self.window is None) != (self.stride is None):
             raise InputError(f"window is {self.window}, stride {self.stride}; give both or none")

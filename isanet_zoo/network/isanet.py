@@ -207,11 +207,14 @@ class ISANet(nn.Module):
         Raises:
             InputError: the network has no such part.
         """
+        modules = []
         for name in parts:
             try:
-                self.get_submodule(name).requires_grad_(False)
+                modules.append(self.get_submodule(name))
             except AttributeError as error:
                 raise InputError(f"no part of the network is called {name!r}: {error}") from error
+        for module in modules:
+            module.requires_grad_(False)
         self._frozen.update(parts)
         return self.train(self.training)
 

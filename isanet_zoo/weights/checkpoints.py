@@ -134,7 +134,8 @@ def save_state(state: Mapping[str, Tensor], path: Path, *, card: str | None = No
         card: what the file says about itself, see `cards`.
     """
     owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-    metadata = {"format": "pt"} | ({} if card is None else {CARD: card})
+    # One entry only: safetensors writes several in an order of its own, another one each time.
+    metadata = {"format": "pt"} if card is None else {CARD: card}
     try:
         path.touch()
         mode = path.stat().st_mode

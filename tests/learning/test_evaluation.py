@@ -1,0 +1,192 @@
+"""Evaluation against a loop written out by hand, and on data sets whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from isanet_zoo import (
+    InputError,
+    LabelSet,
+    Predictor,
+    Scores,
+    Segmentation,
+    SegmentationDataset,
+    evaluate,
+    open_dataset,
+)
+from isanet_zoo.weights.manifest import load_label_sets
+from tests.learning import tiny
+
+SIZES = [(48, 64), (41, 57), (64, 40), (48, 64), (33, 70)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    """Pictures of several sizes."""
+    return tiny.dataset(tmp_path_factory.mktemp("data"), "val", sizes=SIZES)
+
+
+def segment(predictor: Predictor, path: Path) -> Segmentation:
+    segmentation = predictor(path)
+    assert isinstance(segmentation, Segmentation)
+    return segmentation
+
+
+def count_by_hand(predictor: Predictor, pairs: Sequence[tuple[Path, Path]]) -> NDArray[Any]:
+    """Return the confusion matrix, (target, prediction)."""
+    confusion = np.zeros((3, 3), np.int64)
+    for picture, mask in pairs:
+        found = segment(predictor, picture).labels
+        with Image.open(mask) as image:
+            wanted = np.array(image)
+        assert found.shape == wanted.shape
+        counted = wanted != 255
+        np.add.at(confusion, (wanted[counted], found[counted]), 1)
+    return confusion
+
+
+def assert_scores(scores: Scores, confusion: NDArray[Any]) -> None:
+    right, wanted, found = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    occurs = wanted + found > 0
+    iou = right[occurs] / (wanted + found - right)[occurs]
+    ours = np.array(list(scores.iou.values()))
+    np.testing.assert_allclose(ours[occurs], iou)
+    assert np.isnan(ours[~occurs]).all()
+    assert scores.miou == pytest.approx(iou.mean())
+    assert scores.pixel_accuracy == pytest.approx(right.sum() / confusion.sum())
+    assert scores.mean_accuracy == pytest.approx((right / wanted)[wanted > 0].mean())
+    assert scores.classes_evaluated == occurs.sum()
+
+
+def test_equals_a_loop_by_hand(dataset: SegmentationDataset) -> None:
+    model = tiny.network(dataset.label_set).train()
+    confusion = count_by_hand(Predictor(model), dataset.pairs)
+    assert (confusion.sum(0) > 0).sum() > 1  # the network does not just say the same everywhere
+    scores = evaluate(model, dataset)
+    assert_scores(scores, confusion)
+    assert list(scores.iou) == list(tiny.CLASSES)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"flip": True}, {"scales": (0.5, 1.5)}, {"tile": 32}, {"batch_size": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_predictor_s_options_are_used(
+    dataset: SegmentationDataset, options: dict[str, Any]
+) -> None:
+    model = tiny.network(dataset.label_set)
+    predictor = Predictor(model, **options)
+    scores = evaluate(predictor, dataset)
+    assert_scores(scores, count_by_hand(predictor, dataset.pairs))
+    assert (scores != evaluate(model, dataset)) == ("batch_size" not in options)
+
+
+def test_pictures_are_resized_as_the_network_was_tested_but_masks_are_not(
+    dataset: SegmentationDataset,
+) -> None:
+    model = tiny.network(dataset.label_set)
+    plain = evaluate(model, dataset)
+    model.preprocess = replace(model.preprocess, resize=(96, 80))
+    scores = evaluate(model, dataset)
+    assert scores != plain
+    assert_scores(scores, count_by_hand(Predictor(model), dataset.pairs))
+    assert evaluate(Predictor(model, resize=False), dataset) == plain
+
+
+def test_scores_of_each_picture_come_in_the_data_set_s_order(dataset: SegmentationDataset) -> None:
+    model = tiny.network(dataset.label_set)
+    rows: list[tuple[Path, Scores]] = []
+    done: list[tuple[int, int | None]] = []
+    scores = evaluate(
+        Predictor(model, batch_size=3),  # which segments pictures of one size together
+        dataset,
+        each=lambda path, scores: rows.append((path, scores)),
+        progress=lambda *moment: done.append(moment),
+    )
+    assert [path for path, _ in rows] == [picture for picture, _ in dataset.pairs]
+    for (_, of_picture), pair in zip(rows, dataset.pairs, strict=True):
+        assert_scores(of_picture, count_by_hand(Predictor(model), [pair]))
+    assert done == [(number, len(SIZES)) for number in range(1, len(SIZES) + 1)]
+    assert scores == evaluate(model, dataset)
+
+
+def test_classes_have_to_be_the_network_s(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"knows the 4 classes of 4 classes, .* has the 3 of"):
+        evaluate(tiny.network(LabelSet.generic(4)), dataset)
+    other = replace(dataset.label_set, names=("box", "ground", "bar"))
+    with pytest.raises(InputError, match="evaluate it on its own data set"):
+        evaluate(tiny.network(other), dataset)
+    # Of a network with generic names, only the number of classes is known.
+    known = evaluate(tiny.network(dataset.label_set), dataset)
+    assert evaluate(tiny.network(), dataset) == known
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    dataset = tiny.dataset(tmp_path / "data", sizes=[(48, 64)] * 2)
+    (tmp_path / "data" / "images" / "train" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"1\.png"):
+        evaluate(tiny.network(dataset.label_set), dataset)
+
+
+# Data sets whose masks are what the network says, save where they have no class. Their layout, and
+# how many of the values that a mask can hold have a class:
+VOID = {
+    "ade20k": (0,),
+    "cityscapes": (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30),
+    "camvid": (11, 255),
+    "voc": (255,),
+}
+
+
+def write(layout: str, root: Path, name: str, picture: Any, mask: Any) -> None:
+    """Put a pair where the layout has it."""
+    image_path, mask_path = {
+        "ade20k": (f"images/validation/{name}.jpg", f"annotations/validation/{name}.png"),
+        "cityscapes": (
+            f"leftImg8bit/val/town/town_{name}_leftImg8bit.png",
+            f"gtFine/val/town/town_{name}_gtFine_labelIds.png",
+        ),
+        "camvid": (f"val/{name}.png", f"valannot/{name}.png"),
+        "voc": (f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png"),
+    }[layout]
+    for path, content in ((root / image_path, picture), (root / mask_path, mask)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(content).save(path)
+    if layout == "voc":
+        names = root / "ImageSets" / "Segmentation" / "val.txt"
+        names.parent.mkdir(parents=True, exist_ok=True)
+        with names.open("a") as file:
+            file.write(f"{name}\n")
+
+
+@pytest.mark.parametrize("layout", VOID)
+def test_pixels_without_a_class_do_not_count(layout: str, tmp_path: Path) -> None:
+    labels = load_label_sets()[layout]
+    predictor = Predictor(tiny.network(labels))
+    chance = np.random.default_rng(0)
+    wrong, counted = 0, 0
+    for number, size in enumerate([(48, 64), (40, 56)]):
+        picture, _ = tiny.draw(chance, size)
+        name = str(number)
+        write(layout, tmp_path, name, picture, np.zeros(size, np.uint8))
+        found = segment(predictor, open_dataset(layout, tmp_path, "val").path(number))
+        mask = found.official_ids()
+        void = chance.random(size) < 0.5
+        mask[void] = chance.choice(VOID[layout], void.sum())
+        missed = ~void & (chance.random(size) < 0.25)
+        mask[missed] = np.roll(labels.official_ids, 1)[found.labels[missed]]
+        wrong, counted = wrong + missed.sum(), counted + (~void).sum()
+        write(layout, tmp_path / "again", name, picture, mask)
+    scores = evaluate(predictor, open_dataset(layout, tmp_path / "again", "val"))
+    assert scores.pixel_accuracy == 1 - wrong / counted
+    assert list(scores.iou) == list(labels.names)

@@ -1,0 +1,160 @@
+"""The loss against upstream's figures, torch's own mean, and a loop over pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from torch import Tensor
+
+from isanet_zoo import create_model
+from isanet_zoo.labels import LabelSet
+from isanet_zoo.learning.data import SegmentationDataset
+from isanet_zoo.learning.losses import balanced_weights, segmentation_loss, total_weight
+from isanet_zoo.network.isanet import ISANetOutput
+from isanet_zoo.weights import checkpoints
+from tests import reference
+
+GOLDEN = json.loads((reference.DATA / "golden" / "ssseg_losses_eval.json").read_text())
+
+
+def noise(seed: int, *, ignored: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits (4, 5, 6, 7), a target, and weights of the classes."""
+    torch.manual_seed(seed)
+    target = torch.randint(0, 5, (4, 6, 7))
+    target[torch.rand(target.shape) < ignored] = 255
+    return torch.randn(4, 5, 6, 7), target, torch.rand(5) + 0.1
+
+
+@pytest.mark.parametrize("name", GOLDEN["losses"])
+def test_losses_are_upstream_s(name: str) -> None:
+    state = reference.fill(reference.upstream_shapes(name))
+    model = create_model(name, aux_loss=True).eval()
+    model.load_state_dict({checkpoints.SSSEG.ours(key): value for key, value in state.items()})
+    assert model.aux_head is not None
+    size = (97, 141)
+    with torch.no_grad():
+        low, high = model.forward_features(reference.make_input(GOLDEN["case"]))
+        output = ISANetOutput(
+            model.resize(model.head(high), size), model.resize(model.aux_head(low), size)
+        )
+    classes = model.config.num_classes
+    rng = np.random.Generator(np.random.PCG64(77))
+    target = torch.from_numpy(rng.integers(0, classes + 2, (1, *size)))
+    target[target >= classes] = 255
+    expected = GOLDEN["losses"][name]
+    assert (target == 255).double().mean().item() == pytest.approx(expected["ignored_frac"])
+    total = segmentation_loss(output, target).item()
+    main = segmentation_loss(output.out, target).item()
+    aux = segmentation_loss(output.aux, target).item()
+    assert total == pytest.approx(expected["loss_total"], abs=1e-4)
+    assert main == pytest.approx(expected["loss_cls"], abs=1e-4)
+    assert 0.4 * aux == pytest.approx(expected["loss_aux"], abs=1e-4)  # the file has it weighed
+
+
+@given(seed=st.integers(0, 9999), ignored=st.sampled_from([0.0, 0.3, 0.9]), weighed=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_equals_torch_s_weighted_mean(seed: int, ignored: float, weighed: bool) -> None:
+    logits, target, weights = noise(seed, ignored=ignored)
+    weight = weights if weighed else None
+    loss = segmentation_loss(logits, target, class_weights=weight)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target, weight, ignore_index=255))
+    torch.testing.assert_close(
+        segmentation_loss(logits.bfloat16(), target),  # computed in single precision
+        F.cross_entropy(logits.bfloat16().float(), target, ignore_index=255),
+    )
+
+
+def test_auxiliary_loss_is_weighed() -> None:
+    logits, target, weights = noise(0)
+    other = noise(1)[0]
+    output = ISANetOutput(logits, other)
+    for weight in (0.0, 0.4, 1.0):
+        expected = segmentation_loss(logits, target, class_weights=weights)
+        expected = expected + weight * segmentation_loss(other, target, class_weights=weights)
+        loss = segmentation_loss(output, target, aux_weight=weight, class_weights=weights)
+        torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_nothing_to_learn_costs_nothing(weighed: bool) -> None:
+    logits, _, weights = noise(0)
+    logits.requires_grad_()
+    target = torch.full((4, 6, 7), 255)
+    loss = segmentation_loss(
+        ISANetOutput(logits, 2 * logits), target, class_weights=weights if weighed else None
+    )
+    assert loss.item() == 0
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_the_ignored_id_is_an_option() -> None:
+    logits, target, weights = noise(0)
+    other = torch.where(target == 255, 9, target)
+    for weight in (None, weights):
+        torch.testing.assert_close(
+            segmentation_loss(logits, other, class_weights=weight, ignore_index=9),
+            segmentation_loss(logits, target, class_weights=weight),
+        )
+
+
+@given(seed=st.integers(0, 9999), chunks=st.integers(1, 4), weighed=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_parts_of_a_batch_sum_to_the_whole(seed: int, chunks: int, weighed: bool) -> None:
+    logits, target, weights = noise(seed)
+    target[0] = 255  # a part in which nothing counts
+    weight = weights if weighed else None
+    logits.requires_grad_()
+    whole = segmentation_loss(logits, target, class_weights=weight)
+    (gradient,) = torch.autograd.grad(whole, logits)
+    total = total_weight(target, weight)
+    parts = [
+        segmentation_loss(part, part_target, class_weights=weight, total=total)
+        for part, part_target in zip(logits.chunk(chunks), target.chunk(chunks), strict=True)
+    ]
+    loss = torch.stack(parts).sum()
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], gradient)
+
+
+def test_total_weight_is_the_sum_over_the_pixels_that_count() -> None:
+    target = torch.tensor([[[0, 1, 1], [255, 2, 255]]])
+    assert total_weight(target).item() == 4
+    assert total_weight(target).dtype == torch.float32
+    weights = torch.tensor([0.5, 2.0, 8.0])
+    assert total_weight(target, weights).item() == 12.5
+    assert total_weight(target, ignore_index=1).item() == 4
+    nothing = torch.full((1, 2, 2), 255)
+    for weight in (None, weights):
+        assert 0 < total_weight(nothing, weight).item() < 1e-3
+
+
+@pytest.mark.parametrize("offset", [1.02, 1.2])
+def test_balanced_weights_follow_the_classes_shares(tmp_path: Path, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    counts, pairs = [0] * 4, []
+    for number, (height, width) in enumerate([(5, 6), (7, 3), (4, 4)]):
+        # ids 3..6 are the classes, of which 5 is absent; 0 has no class
+        ids = rng.choice(np.array([0, 3, 4, 6], np.uint8), (height, width), p=[0.3, 0.1, 0.2, 0.4])
+        for value in ids.flatten().tolist():
+            if value:
+                counts[value - 3] += 1
+        Image.fromarray(ids).save(tmp_path / f"{number}.png")
+        pairs.append((tmp_path / "none.png", tmp_path / f"{number}.png"))
+    label_set = LabelSet("x", "X", tuple("abcd"), ("#000000",) * 4, (3, 4, 5, 6))
+    weights = balanced_weights(SegmentationDataset(pairs, label_set, ignored=(0,)), offset)
+    raw = [1 / math.log(offset + count / sum(counts)) for count in counts]
+    expected = torch.tensor([value * 4 / sum(raw) for value in raw])
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=0)
+    assert weights.argmax() == 2  # the rarest
+    assert weights.mean().item() == pytest.approx(1)
