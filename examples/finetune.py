@@ -33,7 +33,7 @@ def main(data: str, target: str, name: str, epochs: str = "20", crop: str = "320
     model.to(device)
 
     recipe = replace(
-        isanet_zoo.get_weights(name).training,
+        isanet_zoo.get_weights(name).recipe,
         epochs=int(epochs),
         batch_size=2,
         crop=(int(crop), int(crop)),

@@ -93,8 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     listing = command(_list, "list")
     listing.add_argument("filter", nargs="?", default="*", help="a pattern, such as '*resnet101*'")
     listing.add_argument("--dataset", help="only weights for this data set")
-    listing.add_argument("--backbone", help="only weights on this timm encoder")
-    _json(listing)
+    listing.add_argument("--backbone", help="only weights on this encoder")
+    form = listing.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print a table in Markdown")
+    _json(form)
 
     info = command(_info, "info")
     info.add_argument("name")
@@ -160,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-m", "--model", required=True, metavar="NAME", help="what it was made from"
     )
+    convert.set_defaults(verbose=True)  # say what was recognised
     convert.add_argument("--half", action="store_true", help="store float16: half the size")
 
     _json(command(_verify, "verify"))
@@ -178,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
+def _json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -242,6 +245,13 @@ def _print_table(rows: Iterable[Sequence[object]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _print_markdown(rows: Sequence[Sequence[object]]) -> None:
+    for number, row in enumerate(rows):
+        print(f"| {' | '.join(map(str, row))} |")
+        if number == 0:
+            print("|" + "---|" * len(row))
+
+
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdecimal()
 
@@ -255,7 +265,7 @@ def _list(options: argparse.Namespace) -> int:
     rows: list[Sequence[object]] = [
         ("name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust")
     ]
-    for name in names:
+    for name in sorted(names, key=lambda name: (get_weights(name).model, name)):
         weights = get_weights(name)
         rows.append(
             (
@@ -270,7 +280,10 @@ def _list(options: argparse.Namespace) -> int:
                 _trust(weights),
             )
         )
-    _print_table(rows)
+    if options.markdown:
+        _print_markdown(rows)
+    else:
+        _print_table(rows)
     return 0
 
 
@@ -493,10 +506,7 @@ def _train(options: argparse.Namespace) -> int:
     from isanet_zoo.zoo import create_model
 
     weights = get_weights(options.name)
-    published = weights.training or get_weights(weights.model).training
-    if published is None:
-        raise InputError(f"the recipe of {options.name} is not known")
-    recipe = _recipe(published, options.set)
+    recipe = _recipe(weights.recipe, options.set)
     layout = _layout(options)
     dataset = open_dataset(layout, options.data, options.split)
     validation = None

@@ -12,6 +12,7 @@ import torch
 
 from isanet_zoo.network.config import HeadConfig, NetworkConfig
 from isanet_zoo.weights import checkpoints, manifest
+from isanet_zoo.weights.layouts import SSSEG
 from isanet_zoo.weights.manifest import Weights
 from tests import reference
 
@@ -109,9 +110,7 @@ def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyZo
     monkeypatch.setattr(manifest, "manifest_path", lambda: path)
     manifest.load_manifest.cache_clear()
     specs = checkpoints.structure(TINY_NETWORK, aux_loss=True)
-    state = reference.fill(
-        {checkpoints.SSSEG.theirs(key): spec.shape for key, spec in specs.items()}
-    )
+    state = reference.fill({SSSEG.theirs(key): spec.shape for key, spec in specs.items()})
     folder = tmp_path / "mirror"
     folder.mkdir()
     torch.save({"model": state}, folder / "isanet_tiny.pth")

@@ -6,6 +6,7 @@ Every tensor comes from a generator that is seeded with the key's checksum:
 
 from __future__ import annotations
 
+import pickle
 import re
 import zlib
 from collections.abc import Iterator
@@ -22,52 +23,98 @@ CLASSES = {"voc": 21, "ade20k": 150, "cityscapes": 19}
 INPUTS = {  # case -> (seed, shape)
     "a128x160": (1, (1, 3, 128, 160)),
     "b97x141": (2, (1, 3, 97, 141)),
+    "a_1x3x128x160": (0, (1, 3, 128, 160)),  # of the other families
+    "b_1x3x97x141": (1, (1, 3, 97, 141)),
 }
 PICTURES = {  # name -> (seed, height, width)
     "img375x500": (101, 375, 500),
     "img100x1000": (103, 100, 1000),
     "img256x512": (105, 256, 512),
 }
-LAST_NORM = re.compile(r"backbone_net\.layer[1-4]\.\d+\.bn3\.weight")
-SHARP = re.compile(r"(global|local)_relation\.(query|key)_project\.1\.0\.weight")
+LAST_NORM = re.compile(
+    r"backbone(_net)?\.layer[1-4]\.\d+\.bn3\.weight|backbone\.bb_\d_\d+\.conv2\._batch_norm\.weight"
+)
+SHARP = (  # (keys, factor)
+    (re.compile(r"(global|local)_relation\.(query|key)_project\.1\.0\.weight"), 4.0),
+    (
+        re.compile(
+            r"decode_head\.(global|local)_relation\.(query|key)_project\.1\.bn\.(weight|bias)"
+        ),
+        5.0,
+    ),
+)
+CLASSIFIERS = {  # family -> what depends on the number of classes
+    "ssseg": ("decoder.1", "auxiliary_decoder.4"),
+    "mmseg": ("decode_head.conv_seg", "auxiliary_head.conv_seg"),
+    "paddle": ("head.cls.1", "head.aux.2"),
+    "openseg": ("cls_head", "dsn_head.3"),
+    "openseg_torchbn": ("cls_head", "dsn_head.3"),
+}
 
 
-def golden(name: str) -> dict[str, NDArray[Any]]:
+def golden(name: str, family: str = "ssseg") -> dict[str, NDArray[Any]]:
     """Read one file of golden vectors."""
-    with np.load(DATA / "golden" / f"ssseg_{name}.npz") as file:
+    with np.load(DATA / "golden" / f"{family}_{name}.npz") as file:
         return dict(file)
 
 
 def upstream_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Return key -> shape of one of the six models, under upstream's names."""
     _, backbone, dataset = name.split("_")
-    shapes = {}
-    table = DATA / "keys" / f"ssseg_{backbone.removesuffix('os8')}.tsv"
+    return shapes("ssseg", backbone.removesuffix("os8"), CLASSES[dataset])
+
+
+def shapes(family: str, backbone: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Return key -> shape of a family's network, under its names."""
+    found = {}
+    table = DATA / "keys" / f"{family}_{backbone}.tsv"
     for line in table.read_text().splitlines():
         key, shape, _ = line.split("\t")
-        shapes[key] = tuple(int(number) for number in re.findall(r"\d+", shape))
-    for key in ("decoder.1", "auxiliary_decoder.4"):  # all that depends on the data set
-        shapes[f"{key}.weight"] = (CLASSES[dataset], 512, 1, 1)
-        shapes[f"{key}.bias"] = (CLASSES[dataset],)
-    return shapes
+        found[key] = tuple(int(number) for number in re.findall(r"\d+", shape))
+    for key in CLASSIFIERS[family]:
+        found[f"{key}.weight"] = (num_classes, *found[f"{key}.weight"][1:])
+        found[f"{key}.bias"] = (num_classes,)
+    return found
 
 
 def fill(shapes: dict[str, tuple[int, ...]], *, sharp: bool = False) -> dict[str, Tensor]:
     """Return a state dict under upstream's names; with `sharp`, attention is far from uniform."""
     state = {key: torch.from_numpy(_value(key, shape, shapes)) for key, shape in shapes.items()}
+    if "isa_head.1.weight" in state:  # the authors' norms take |weight|: so that a reader must
+        for key, tensor in state.items():
+            if key.endswith(".weight") and tensor.ndim == 1:
+                tensor[::7] *= -1
     if sharp:
-        state |= {key: 4.0 * tensor for key, tensor in state.items() if SHARP.fullmatch(key)}
+        for pattern, factor in SHARP:
+            state |= {key: factor * t for key, t in state.items() if pattern.fullmatch(key)}
     return state
+
+
+def save(state: dict[str, Tensor], family: str, path: Path) -> Path:
+    """Write a state dict as a family's toolbox does."""
+    if family == "paddle":
+        arrays = {key: tensor.numpy() for key, tensor in state.items()}
+        path.write_bytes(pickle.dumps(arrays | {"StructuredToParameterName@@": {}}, protocol=2))
+    elif family.startswith("openseg"):
+        prefixed = {f"module.{key}": tensor for key, tensor in state.items()}
+        content: dict[str, Any] = {"config_dict": {"network": "isa"}, "state_dict": prefixed}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    elif family == "mmseg":
+        torch.save({"meta": {"epoch": 1, "CLASSES": ("a", "b")}, "state_dict": state}, path)
+    else:
+        torch.save({"model": state}, path)
+    return path
 
 
 def _value(key: str, shape: tuple[int, ...], keys: dict[str, tuple[int, ...]]) -> NDArray[Any]:
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
-    is_norm = f"{key.rpartition('.')[0]}.running_mean" in keys
+    stem = key.rpartition(".")[0]
+    is_norm = f"{stem}.running_mean" in keys or f"{stem}._mean" in keys
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
-    if key.endswith("running_mean"):
+    if key.endswith(("running_mean", "._mean")):
         value = rng.normal(0, 0.1, shape)
-    elif key.endswith("running_var"):
+    elif key.endswith(("running_var", "._variance")):
         value = rng.uniform(0.5, 1.5, shape)
     elif len(shape) == 4:
         value = rng.normal(0, np.sqrt(2.0 / np.prod(shape[1:])), shape)

@@ -21,6 +21,7 @@ EDGES: dict[str, set[str]] = {
     "network.config": {"errors", "options"},
     "network.attention": set(),
     "network.depthwise": set(),
+    "network.resize": {"network.config"},
     "network.backbones": {"errors", "network.config"},
     "network.isanet": {
         "errors",
@@ -28,6 +29,7 @@ EDGES: dict[str, set[str]] = {
         "network.attention",
         "network.backbones",
         "network.config",
+        "network.resize",
     },
     # from a picture to a label map
     "inference.images": {"errors"},
@@ -40,6 +42,7 @@ EDGES: dict[str, set[str]] = {
         "inference.preprocess",
         "inference.segmentation",
         "inference.upsample",
+        "network.config",
         "network.isanet",
         "options",
     },
@@ -110,13 +113,16 @@ EDGES: dict[str, set[str]] = {
         "records",
         "weights.cache",
     },
-    "weights.containers": {"errors", "weights.fetch"},
+    "weights.arrays": {"errors"},
+    "weights.containers": {"errors", "weights.arrays", "weights.fetch"},
+    "weights.layouts": {"weights.containers"},
     "weights.checkpoints": {
         "errors",
         "network.backbones",
         "network.config",
         "network.isanet",
         "weights.containers",
+        "weights.layouts",
     },
     "weights.cards": {
         "errors",
@@ -131,6 +137,7 @@ EDGES: dict[str, set[str]] = {
     },
     "weights.acquire": {
         "errors",
+        "labels",
         "weights.cache",
         "weights.cards",
         "weights.checkpoints",

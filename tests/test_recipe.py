@@ -10,7 +10,7 @@ import pytest
 from isanet_zoo import get_weights
 from isanet_zoo.errors import InputError
 
-RECIPE = get_weights("isanet_resnet50os8_voc").training
+RECIPE = get_weights("isanet_resnet50os8_voc").recipe
 NAN = float("nan")
 
 

@@ -24,6 +24,7 @@ from isanet_zoo import (
     list_models,
 )
 from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 from tests.conftest import TinyZoo
 
@@ -114,7 +115,7 @@ def test_each_of_the_six_loads_and_has_upstream_s_size(name: str) -> None:
         "decoder.1.bias",
         "local_relation.value_project.weight",
     ):
-        assert torch.equal(state[checkpoints.SSSEG.ours(key)], upstream[key])
+        assert torch.equal(state[SSSEG.ours(key)], upstream[key])
 
 
 def test_names_signature_and_manifest_agree() -> None:
@@ -185,7 +186,7 @@ def test_other_classes_leave_only_the_classifiers_fresh(
     assert model.classes == tuple(f"class {index}" for index in range(7))
     state = model.state_dict()
     for key, tensor in tiny.state.items():
-        if (ours := checkpoints.SSSEG.ours(key)) not in classifiers:
+        if (ours := SSSEG.ours(key)) not in classifiers:
             assert torch.equal(state[ours], tensor), key
     assert not any(tensor.is_meta for tensor in state.values())
     assert state["head.classifier.weight"].shape == (7, 16, 1, 1)

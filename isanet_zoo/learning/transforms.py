@@ -149,7 +149,7 @@ class Augment:
     Example:
         >>> from isanet_zoo import get_weights
         >>> weights = get_weights("isanet_resnet50os8_voc")
-        >>> augment = Augment(weights.training, weights.preprocess)
+        >>> augment = Augment(weights.recipe, weights.preprocess)
         >>> picture = Sample(torch.zeros(3, 60, 80, dtype=torch.uint8),
         ...                  torch.zeros(60, 80, dtype=torch.uint8))
         >>> image, target = augment(picture, np.random.default_rng(0))

@@ -256,9 +256,12 @@ def load_own(path: Path, weights: Weights) -> tuple[checkpoints.Checkpoint, Card
     networks["zoo"] = card.network if card else weights.network
     checkpoint = checkpoints.load_checkpoint(path, networks)
     family = checkpoint.layout.family
-    described = card or known.get(family, weights)
-    logger.info("%s: recognised as a file of %s", path, family)
-    return checkpoint, described
+    closest = known.get(family, weights)
+    logger.info(
+        "%s: a file of %s for %d classes, like %s",
+        *(path, family, checkpoint.network.num_classes, closest.name),
+    )
+    return checkpoint, card or closest
 
 
 def _describe(checkpoint: checkpoints.Checkpoint, weights: Weights) -> Card:

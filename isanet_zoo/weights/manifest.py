@@ -144,6 +144,19 @@ class Weights:
         return self.network.num_classes
 
     @property
+    def recipe(self) -> Recipe:
+        """How to train such a model: as these weights were, or as its default ones where unknown.
+
+        Raises:
+            ManifestError: neither is known.
+        """
+        known = (self, *load_manifest().values())
+        for weights in known:
+            if weights.model == self.model and weights.training is not None:
+                return weights.training
+        raise ManifestError(f"the recipe of {self.name} is not known")
+
+    @property
     def miou(self) -> float | None:
         """The reported mIoU at a single scale, in per cent; None where there is none."""
         return self._reported(several=False)

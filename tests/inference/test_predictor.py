@@ -257,7 +257,7 @@ class TestOptions:
     def test_numpy_s_numbers_are_numbers(self, model: ISANet) -> None:
         numbers: dict[str, Any] = {"batch_size": np.int64(2), "tile": np.int64(64)}
         predictor = Predictor(model, **numbers | {"overlap": np.float32(0.5)})
-        assert (predictor.batch_size, predictor.tile, predictor.overlap) == (2, (64, 64), 0.5)
+        assert (predictor.batch_size, predictor.tile, predictor.stride) == (2, (64, 64), (32, 32))
 
     def test_progress_that_cannot_be_called_is_refused_at_once(self, model: ISANet) -> None:
         with pytest.raises(InputError, match="progress is True"):

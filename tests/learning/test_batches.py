@@ -21,7 +21,7 @@ from isanet_zoo.learning.transforms import Augment
 from isanet_zoo.network.config import Preprocess
 from isanet_zoo.recipe import Recipe
 
-BASE = get_weights("isanet_resnet50os8_voc").training
+BASE = get_weights("isanet_resnet50os8_voc").recipe
 
 
 def recipe(batch_size: int, epochs: int = 3) -> Recipe:

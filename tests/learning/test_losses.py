@@ -19,7 +19,7 @@ from isanet_zoo.labels import LabelSet
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.losses import balanced_weights, segmentation_loss, total_weight
 from isanet_zoo.network.isanet import ISANetOutput
-from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 
 GOLDEN = json.loads((reference.DATA / "golden" / "ssseg_losses_eval.json").read_text())
@@ -37,7 +37,7 @@ def noise(seed: int, *, ignored: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
 def test_losses_are_upstream_s(name: str) -> None:
     state = reference.fill(reference.upstream_shapes(name))
     model = create_model(name, aux_loss=True).eval()
-    model.load_state_dict({checkpoints.SSSEG.ours(key): value for key, value in state.items()})
+    model.load_state_dict({SSSEG.ours(key): value for key, value in state.items()})
     assert model.aux_head is not None
     size = (97, 141)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from tests import reference
 
 GOLDEN = json.loads((reference.DATA / "golden" / "ssseg_poly_lr.json").read_text())
 HEAD = HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12)
-RECIPE = get_weights("isanet_resnet50os8_voc").training
+RECIPE = get_weights("isanet_resnet50os8_voc").recipe
 
 
 def tiny() -> ISANet:
@@ -31,7 +31,7 @@ def tiny() -> ISANet:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_rates_are_upstream_s(name: str) -> None:
     expected = GOLDEN[name]
-    recipe, steps = get_weights(name).training, expected["max_iters"]
+    recipe, steps = get_weights(name).recipe, expected["max_iters"]
     assert recipe.min_lr == expected["min_lr"]
     assert recipe.epochs * expected["iters_per_epoch"] == steps
     assert expected["images_assumed"] // recipe.batch_size == expected["iters_per_epoch"]
@@ -43,7 +43,7 @@ def test_rates_are_upstream_s(name: str) -> None:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_trainer_follows_them(name: str) -> None:
     expected = {int(step): rate for step, rate in GOLDEN[name]["lr_at_iter"].items()}
-    trainer = Trainer(tiny(), get_weights(name).training, steps=GOLDEN[name]["max_iters"])
+    trainer = Trainer(tiny(), get_weights(name).recipe, steps=GOLDEN[name]["max_iters"])
     images, target = torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
     for step, rate in expected.items():
         trainer.step = step
@@ -58,7 +58,7 @@ def test_optimiser_is_upstream_s(name: str) -> None:
     (expected,) = GOLDEN[name]["param_groups"]
     with torch.device("meta"):
         model = create_model(name, aux_loss=True)
-    optimizer = create_optimizer(model, get_weights(name).training)
+    optimizer = create_optimizer(model, get_weights(name).recipe)
     assert type(optimizer) is torch.optim.SGD
     assert sum(len(group["params"]) for group in optimizer.param_groups) == expected["num_params"]
     for group in optimizer.param_groups:

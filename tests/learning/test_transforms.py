@@ -33,7 +33,7 @@ PLAIN: dict[str, Any] = {  # no strength at all
     "hue": 0,
 }
 QUIET = replace(
-    get_weights("isanet_resnet50os8_voc").training,
+    get_weights("isanet_resnet50os8_voc").recipe,
     base_size=None,
     scale=(1.0, 1.0),
     flip=0.0,
@@ -331,7 +331,7 @@ def test_augmentation_has_the_size_of_the_crop_and_depends_on_chance_alone(
     height: int, width: int, crop: tuple[int, int], seed: int
 ) -> None:
     weights = get_weights("isanet_resnet50os8_voc")
-    recipe = replace(weights.training, crop=crop, base_size=(50, 30))
+    recipe = replace(weights.recipe, crop=crop, base_size=(50, 30))
     augment = Augment(recipe, weights.preprocess)
     sample = grey(seed, height, width)
     image, target = augment(sample, chance(seed))

@@ -26,6 +26,7 @@ from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError
 from isanet_zoo.weights import acquire, checkpoints
 from isanet_zoo.weights.cache import CacheEntry
 from isanet_zoo.weights.fetch import Patience
+from isanet_zoo.weights.layouts import SSSEG
 from isanet_zoo.weights.manifest import Weights
 from tests.conftest import TinyZoo
 from tests.weights.server import HTML, LFS_POINTER, Answer, Server, nobody, running
@@ -108,7 +109,7 @@ def changed(zoo: TinyZoo, **more: object) -> bytes:
 
 def assert_holds(zoo: TinyZoo, path: Path) -> None:
     """Check that the cache has the published tensors and knows the file they came in."""
-    expected = {checkpoints.SSSEG.ours(key): tensor for key, tensor in zoo.state.items()}
+    expected = {SSSEG.ours(key): tensor for key, tensor in zoo.state.items()}
     cached = safetensors.torch.load_file(path)
     assert cached.keys() == expected.keys()
     assert all(torch.equal(cached[key], expected[key]) for key in expected)
@@ -277,7 +278,7 @@ def claims(zoo: TinyZoo) -> dict[str, Mapping[str, Any]]:
         "size": {"size": len(content)},
         "state_digest": {
             "state_digest": checkpoints.state_digest(
-                {checkpoints.SSSEG.ours(key): tensor for key, tensor in zoo.state.items()}
+                {SSSEG.ours(key): tensor for key, tensor in zoo.state.items()}
             )
         },
     }

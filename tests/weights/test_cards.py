@@ -33,7 +33,7 @@ def fruit_model() -> ISANet:
 
 
 def test_a_saved_model_comes_back_with_its_classes(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    model, recipe = fruit_model(), tiny_zoo.weights.training
+    model, recipe = fruit_model(), tiny_zoo.weights.recipe
     metric = Metric("mIoU", 51.5, "fruit val", (1.0,), False, "whole", "somebody", None)
     path = tmp_path / "fruit.safetensors"
     save_model(model, path, dataset="Fruit train", recipe=recipe, metrics=[metric])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
 from isanet_zoo.weights import checkpoints, containers
+from isanet_zoo.weights.layouts import SSSEG
 from isanet_zoo.weights.manifest import load_manifest
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
@@ -36,9 +37,9 @@ def test_upstream_s_keys_map_one_to_one_onto_ours(backbone: str) -> None:
     name = f"isanet_{backbone}os8_voc"
     shapes = reference.upstream_shapes(name)
     expected = checkpoints.structure(load_manifest()[name].network, aux_loss=True)
-    ours = {checkpoints.SSSEG.ours(key): shape for key, shape in shapes.items()}
+    ours = {SSSEG.ours(key): shape for key, shape in shapes.items()}
     assert ours == {key: spec.shape for key, spec in expected.items()}
-    assert {checkpoints.SSSEG.theirs(key) for key in ours} == shapes.keys()
+    assert {SSSEG.theirs(key) for key in ours} == shapes.keys()
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -55,7 +56,7 @@ def test_every_container_holds_the_same_tensors(
     state = load(path)
     assert len(state) == len(tiny_zoo.state)
     for key, tensor in tiny_zoo.state.items():
-        assert torch.equal(state[checkpoints.SSSEG.ours(key)], tensor), key
+        assert torch.equal(state[SSSEG.ours(key)], tensor), key
 
 
 def test_converted_twin_has_the_same_state_digest(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_error_lists_ten_keys_and_counts_the_others(tiny_zoo: TinyZoo, tmp_path:
 def test_published_file_must_have_the_published_class_count(tmp_path: Path) -> None:
     other = replace(TINY_NETWORK, num_classes=7)
     shapes = {
-        checkpoints.SSSEG.theirs(key): spec.shape
+        SSSEG.theirs(key): spec.shape
         for key, spec in checkpoints.structure(other, aux_loss=True).items()
     }
     path = tmp_path / "seven.pth"

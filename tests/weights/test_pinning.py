@@ -16,6 +16,7 @@ from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError, Unkno
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.fetch import Fetched
+from isanet_zoo.weights.layouts import SSSEG
 from isanet_zoo.weights.manifest import get_weights, load_manifest
 from isanet_zoo.weights.pinning import pin
 from tests.conftest import TinyZoo
@@ -70,7 +71,7 @@ def test_the_served_file_s_facts_are_written_and_nothing_else(
     expected = write_entry(tiny_zoo, sources=[gone.url, source.url])
     fetched = pin("isanet_tiny", tiny_zoo.manifest, progress=False)
     assert fetched == Fetched(source.url, digest(content), len(content))
-    state = {checkpoints.SSSEG.ours(key): tensor for key, tensor in tiny_zoo.state.items()}
+    state = {SSSEG.ours(key): tensor for key, tensor in tiny_zoo.state.items()}
     entry(expected).update(
         sha256=digest(content), size=len(content), state_digest=checkpoints.state_digest(state)
     )

@@ -1,0 +1,39 @@
+"""The other projects' encoders are timm's, but for what they are said to differ in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from isanet_zoo.network.backbones import create_backbone
+
+
+@pytest.mark.parametrize(("name", "timm"), [("resnet50_vd", "resnet50d")])
+def test_paddle_s_encoder_dilates_and_pools_otherwise(name: str, timm: str) -> None:
+    ours: Any = create_backbone(name)
+    theirs: Any = create_backbone(timm)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    dilations = [block.conv2.dilation for block in (*ours.layer3, *ours.layer4)]
+    assert dilations == [(2, 2)] * 6 + [(4, 4)] * 3
+    for stage in (ours.layer3, ours.layer4):
+        assert isinstance(stage[0].downsample[0], nn.Identity)
+    assert isinstance(ours.layer2[0].downsample[0], nn.AvgPool2d)
+    # Each of the two changes what is computed.
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours.eval(), theirs.eval()
+        assert not torch.allclose(ours(images)[0], theirs(images)[0], atol=1e-4)
+
+
+def test_the_authors_encoder_keeps_a_partial_window() -> None:
+    with torch.device("meta"):
+        images = torch.zeros(1, 3, 128, 160)
+        sizes = [
+            tuple(create_backbone(name)(images)[1].shape[-2:])
+            for name in ("resnet101s", "deepbase_resnet101")
+        ]
+    assert sizes == [(16, 20), (17, 21)]

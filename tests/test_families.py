@@ -1,0 +1,216 @@
+"""The other families' weights: their vectors, their files, and every name of the manifest."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isanet_zoo import cli, create_model, get_weights, list_models, predict
+from isanet_zoo.errors import CheckpointError, DownloadError
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.weights.acquire import convert_checkpoint, download
+from isanet_zoo.weights.cards import read_card
+from isanet_zoo.weights.checkpoints import load_checkpoint, state_digest
+from isanet_zoo.weights.manifest import load_manifest
+from tests import reference
+
+CITY, VOC = "isanet_resnet50os8_cityscapes", "isanet_resnet50os8_voc"
+OPENSEG = "isanet_resnet101os8_cityscapes.openseg"
+VECTORS = [  # vectors, weights, case
+    ("mmseg_r50_19_a_1x3x128x160", f"{CITY}.mmseg_512x1024_40k", "a_1x3x128x160"),
+    ("mmseg_r50_19_b_1x3x97x141", f"{CITY}.mmseg_512x1024_80k", "b_1x3x97x141"),
+    ("mmseg_r50_19_sharp_b_1x3x97x141", f"{CITY}.mmseg_512x1024_80k", "b_1x3x97x141"),
+    ("mmseg_r50_19_ac_a_1x3x128x160", f"{CITY}.mmseg_769x769_40k", "a_1x3x128x160"),
+    ("openseg_r101_19_iabn_a_1x3x128x160", OPENSEG, "a_1x3x128x160"),
+    ("paddle_r50_19_a_1x3x128x160", f"{CITY}.paddle_769x769_80k", "a_1x3x128x160"),
+    ("paddle_r50_21_a_1x3x128x160", f"{VOC}.paddle_512x512_40k", "a_1x3x128x160"),
+]
+DEFAULTS = {weights.model for weights in load_manifest().values()}
+TAGGED = [weights.name for weights in load_manifest().values() if weights.name not in DEFAULTS]
+
+
+def own_file(
+    folder: Path, family: str, backbone: str, num_classes: int, *, sharp: bool = False
+) -> Path:
+    """Write a reference checkpoint as its family does."""
+    state = reference.fill(reference.shapes(family, backbone, num_classes), sharp=sharp)
+    return reference.save(state, family, folder / f"{family}_{backbone}_{num_classes}.any")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> functools._lru_cache_wrapper[Path]:
+    """Give reference checkpoints; each is made once."""
+    return functools.cache(functools.partial(own_file, tmp_path_factory.mktemp("files")))
+
+
+Files = functools._lru_cache_wrapper[Path]
+
+
+@pytest.mark.parametrize(("vectors", "name", "case"), VECTORS)
+def test_vectors_are_met(vectors: str, name: str, case: str, files: Files) -> None:
+    weights, sharp = get_weights(name), "sharp" in vectors
+    backbone = name.split("_")[1].removesuffix("os8")
+    path = files(weights.family, backbone, weights.num_classes, sharp=sharp)
+    checkpoint = load_checkpoint(path, weights.network, exact=True)
+    model = ISANet(
+        weights.network.backbone, weights.num_classes, aux_loss=True, head=weights.network.head
+    ).eval()
+    model.load_state_dict(checkpoint.state)
+    family, _, rest = vectors.partition("_")
+    expected = reference.golden(rest, family)
+    with torch.no_grad():
+        images = reference.make_input(case)
+        low, high = model.forward_features(images)
+        assert model.aux_head is not None
+        decode, aux = model.head(high), model.aux_head(low)
+        labels = model(images).argmax(1)
+    tolerance = 1e-4 if sharp else 1e-5
+    np.testing.assert_allclose(decode.numpy(), expected["decode"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(aux.numpy(), expected["aux"], rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(labels.numpy(), expected["full_argmax"])
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_each_published_weight_converts_and_predicts(name: str, files: Files) -> None:
+    weights = get_weights(name)
+    backbone = name.split("_")[1].removesuffix("os8")
+    path = files(weights.family, backbone, weights.num_classes)
+    model = create_model(name, weights=path)
+    assert model.load_report.family == weights.family
+    assert sum(p.numel() for p in model.parameters()) == weights.parameters.without_aux
+    assert model.preprocess == weights.preprocess
+    assert model.label_set == weights.label_set
+    model.preprocess = replace(
+        model.preprocess, resize=None, pad=weights.preprocess.pad and (64, 80)
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (40, 72, 3)).astype(np.uint8)
+    segmentation = predict(model, picture)
+    assert segmentation.labels.shape == (40, 72)  # type: ignore[union-attr]
+    assert len(segmentation.present()) > 1  # type: ignore[union-attr]
+
+
+def test_there_are_27_published_weights_and_the_built_in() -> None:
+    families = [get_weights(name).family for name in list_models()]
+    counts = {family: families.count(family) for family in families}
+    assert counts == {"zoo": 1, "ssseg": 6, "mmseg": 16, "paddle": 4, "openseg": 1}
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_entries_say_what_their_publisher_said(name: str) -> None:
+    weights = get_weights(name)
+    height, width = weights.crop
+    thousands = int(weights.schedule.split("k")[0])
+    if weights.family == "openseg":
+        assert weights.sources == ()
+        assert "drive.google.com" in str(weights.links.manual_mirror)
+        assert weights.preprocess.order == "bgr"
+        return
+    assert weights.tag == f"{weights.family}_{height}x{width}_{thousands}k"
+    assert weights.miou is not None
+    assert weights.miou_multi_scale is not None
+    assert weights.miou < weights.miou_multi_scale
+    if weights.family == "mmseg":
+        assert weights.filename.endswith(f"-{weights.sha256_prefix}.pth")
+        assert [source.split("/")[2] for source in weights.sources] == [
+            "download.openmmlab.com",
+            "mmassets.onedl.ai",
+        ]
+        assert all(source.endswith(f"/{weights.filename}") for source in weights.sources)
+        assert weights.trust == "verified"
+        slides = height == 769
+        assert weights.network.head.resize == ("corners" if slides else "half_pixel")
+        assert weights.preprocess.window == ((769, 769) if slides else None)
+        assert weights.protocol.mode == ("slide" if slides else "whole")
+    else:
+        corners = weights.dataset == "voc"
+        assert weights.network.head.resize == ("corners" if corners else "asymmetric")
+        assert weights.preprocess.pad == ((512, 512) if corners else (1025, 2049))
+        assert weights.trust == "unverified"
+
+
+def test_a_checkpoint_of_one_s_own_is_recognised(
+    tmp_path: Path, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With other classes, under the bare name; converted, it needs no tag any more."""
+    path = files("mmseg", "resnet50", 7)
+    model = create_model(VOC, weights=path, aux_loss=True)
+    assert (model.load_report.family, model.config.num_classes) == ("mmseg", 7)
+    assert model.config.head.fuse_kernel == 1
+    assert model.weights.family == "mmseg"
+    assert cli.main(["convert", str(path), str(tmp_path / "own.safetensors"), "-m", VOC]) == 0
+    captured = capsys.readouterr()
+    assert "mmseg" in captured.err
+    assert "7 classes" in captured.err
+    again = create_model(VOC, weights=tmp_path / "own.safetensors", aux_loss=True)
+    assert again.config == model.config
+    assert state_digest(again.state_dict()) == state_digest(model.state_dict())
+    with pytest.raises(CheckpointError, match=f"was made from {VOC}, not from {CITY}"):
+        create_model(CITY, weights=tmp_path / "own.safetensors")
+
+
+def test_the_closest_weights_of_a_family_may_be_named(tmp_path: Path, files: Files) -> None:
+    path, name = files("mmseg", "resnet50", 19), f"{CITY}.mmseg_769x769_80k"
+    assert create_model(CITY, weights=path).preprocess.window is None
+    assert create_model(name, weights=path).preprocess.window == (769, 769)
+    convert_checkpoint(path, tmp_path / "own.safetensors", name)
+    card = read_card(tmp_path / "own.safetensors")
+    assert card is not None
+    assert card.network.head.resize == "corners"
+    assert card.label_set.name == "cityscapes"
+    assert create_model(CITY, weights=tmp_path / "own.safetensors").preprocess.window == (769, 769)
+
+
+def test_the_authors_code_with_torch_s_norms_is_recognised(files: Files) -> None:
+    model = create_model(OPENSEG, weights=files("openseg_torchbn", "resnet101", 4), aux_loss=True)
+    assert (model.config.head.activation, model.config.num_classes) == ("relu", 4)
+    assert model.load_report.family == "openseg"
+
+
+def test_a_family_without_such_a_model_is_named(files: Files) -> None:
+    with pytest.raises(CheckpointError, match="openseg, which has published no such model"):
+        create_model(VOC, weights=files("openseg", "resnet101", 19))
+
+
+def test_what_no_program_can_fetch_is_taken_from_the_hand(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ISANET_ZOO_OFFLINE")
+    with pytest.raises(
+        DownloadError, match=r"by hand \(Google Drive https://drive\.google"
+    ) as told:
+        download(OPENSEG, progress=False)
+    weights = get_weights(OPENSEG)
+    by_hand = weights.path().parent / weights.filename
+    assert str(by_hand) in str(told.value)
+    by_hand.parent.mkdir(parents=True, exist_ok=True)
+    by_hand.symlink_to(files("openseg", "resnet101", 19))
+    assert download(OPENSEG, progress=False) == weights.path()
+    model = create_model(OPENSEG, pretrained=True)
+    assert model.load_report.family == "openseg"
+
+
+@pytest.mark.parametrize("family", ["mmseg", "paddle", "openseg"])
+def test_options_of_the_factories_work_for_every_family(family: str, files: Files) -> None:
+    backbone = "resnet101" if family == "openseg" else "resnet50"
+    name = OPENSEG if family == "openseg" else CITY
+    path = files(family, backbone, 19)
+    model = create_model(name, weights=path, num_classes=3, aux_loss=True, in_chans=4)
+    assert len(model.load_report.fresh) == 4
+    assert len(model.load_report.adapted) == 1
+    output = model.freeze_norm().freeze_backbone().train()(torch.zeros(2, 4, 64, 64))
+    assert output.aux.shape == (2, 3, 64, 64)
+    output.out.sum().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    plain = create_model(name, weights=path)
+    plain.preprocess = replace(plain.preprocess, resize=None, pad=None)
+    pictures = list(np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3)).astype(np.uint8))
+    one_by_one = [predict(plain, picture, tile=40) for picture in pictures]
+    together = predict(plain, pictures, tile=40, batch_size=2)
+    for alone, batched in zip(one_by_one, together, strict=True):  # type: ignore[arg-type]
+        agree = (alone.labels == batched.labels).mean()  # type: ignore[union-attr]
+        assert agree > 0.999
