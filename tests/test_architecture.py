@@ -40,6 +40,7 @@ EDGES: dict[str, set[str]] = {
         "inference.preprocess",
         "inference.segmentation",
         "inference.upsample",
+        "network.depthwise",
         "network.isanet",
         "options",
     },
