@@ -43,6 +43,7 @@ EDGES: dict[str, set[str]] = {
         "inference.segmentation",
         "inference.upsample",
         "network.config",
+        "network.depthwise",
         "network.isanet",
         "options",
     },

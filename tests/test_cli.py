@@ -86,7 +86,7 @@ def test_unknown_name_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) 
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["download"], ["predict", "a.jpg"]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["download"], ["predict"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -73,6 +73,26 @@ def test_lite0_encoder_reads_the_tensors_in_order(
         assert torch.equal(tensor, state[key]), key
 
 
+def test_mean_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, files = (
+        "isanet_efficientnet_lite0os8_camvid",
+        [tmp_path / f"{n}.safetensors" for n in "ab"],
+    )
+    states = []
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        model = isanet_zoo.create_model(name, aux_loss=True)
+        isanet_zoo.save_model(model, file, dataset="nothing")
+        states.append(model.state_dict())
+    target = tmp_path / "mean.safetensors"
+    monkeypatch.setattr(sys, "argv", ["mean_of_weights.py", name, *map(str, [target, *files])])
+    runpy.run_path(str(EXAMPLES / "mean_of_weights.py"), run_name="__main__")
+    mean = isanet_zoo.create_model(name, weights=target, aux_loss=True)
+    for key, tensor in mean.state_dict().items():
+        expected = (states[0][key] + states[1][key]) / 2 if tensor.is_floating_point() else tensor
+        torch.testing.assert_close(tensor, expected)
+
+
 def test_overlay_of_the_readme_is_what_the_built_in_weights_make() -> None:
     segmentation = isanet_zoo.predict(
         "isanet_efficientnet_lite0os8_camvid", EXAMPLES / "street.jpg"

@@ -19,6 +19,7 @@ from isanet_zoo.inference.images import ImageLike, Picture, find_images, is_sing
 from isanet_zoo.inference.preprocess import fill_up, prepare
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network.config import Preprocess
+from isanet_zoo.network.depthwise import speed_up_depthwise
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.options import real_number, whole_number
 
@@ -105,6 +106,8 @@ class Predictor:
         self.confidence = confidence
         self.probabilities = probabilities
         self.network = _private_copy(model, self.device)
+        if self.device.type == "cpu" and not compile:
+            speed_up_depthwise(self.network)
         forward = self.network.forward_logits
         self._forward: Callable[[Tensor], Tensor] = torch.compile(forward) if compile else forward
 

@@ -63,11 +63,9 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         self.device = torch.device(device or next(model.parameters()).device)
-        self.recipe, self.accumulate, self.seed = (
-            recipe,
-            whole_number("accumulate", accumulate),
-            seed,
-        )
+        self.recipe, self.seed = recipe, seed
+        self.accumulate = whole_number("accumulate", accumulate)
+        self.steps = whole_number("steps", steps)
         self.step = 0
         if recipe.aux_weight and model.aux_head is None:
             raise InputError(
@@ -78,7 +76,6 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)
         self.average = moving_average(model, recipe.ema) if recipe.ema is not None else None
         self.optimizer = create_optimizer(model, recipe)
-        self.steps = whole_number("steps", steps)
         self.first_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self.class_weights = None if class_weights is None else class_weights.to(self.device)

@@ -90,7 +90,7 @@ def save_model(
         raise InputError(f"{target} cannot be written: {error}") from error
 
 
-def read_card(path: Path) -> Card | None:
+def read_card(path: str | os.PathLike[str]) -> Card | None:
     """Return the card of a safetensors file; None for a file without one.
 
     Raises:

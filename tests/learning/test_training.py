@@ -309,9 +309,8 @@ def test_a_finished_run_is_not_trained_again(
     out = copied(run, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     moments: list[Moment] = []
-    best = train(
-        tiny.network(dataset.label_set), dataset, recipe, out, resume=True, progress=moments.append
-    )
+    model = tiny.network(dataset.label_set, dropout=0.1)
+    best = train(model, dataset, recipe, out, resume=True, progress=moments.append)
     assert best == out / "best.safetensors"
     assert not moments
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,0 +1,38 @@
+"""Average weights of one model, such as an early and a late epoch of one run, into a new file.
+
+    python examples/mean_of_weights.py NAME mean.safetensors early.safetensors late.safetensors
+
+The mean keeps what an early epoch still knew of pictures unlike those of the training, at little
+cost on pictures like them (weight-space ensembles, Wortsman et al., arXiv 2109.01903).
+"""
+
+import sys
+
+import torch
+
+import isanet_zoo
+from isanet_zoo.weights.cards import read_card
+
+
+def main(name: str, target: str, *sources: str) -> None:
+    """Write the mean of the sources' tensors to `target`."""
+    models = [isanet_zoo.create_model(name, weights=path, aux_loss=True) for path in sources]
+    states = [model.state_dict() for model in models]
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(0)
+        if tensor.is_floating_point()
+        else tensor
+        for key, tensor in states[-1].items()
+    }
+    models[-1].load_state_dict(mean)
+    card = read_card(sources[-1])
+    isanet_zoo.save_model(
+        models[-1],
+        target,
+        dataset=card.dataset if card else "",
+        recipe=card.recipe if card else None,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
