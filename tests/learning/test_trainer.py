@@ -228,10 +228,10 @@ def test_learning_rate_falls_as_the_recipe_says(
     recipe = replace(RECIPE, lr=lr, min_lr=low, power=power, head_multiplier=multiplier)
     trainer = Trainer(tiny.network().freeze("backbone.layer1"), recipe, steps=steps)
     images, target = (part[..., :16, :16] for part in tiny.batch(count=1))
-    for step in range(steps + 1):
+    for step in range(steps):
         expected = (lr - low) * (1 - step / steps) ** power + low
+        assert trainer.lr == pytest.approx(expected)
+        trainer.train_step(images, target)
         rates = {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
         assert rates == pytest.approx({"backbone": expected, "heads": expected * multiplier})
-        assert trainer.lr == rates["backbone"]
-        if step < steps:
-            trainer.train_step(images, target)
+    assert trainer.lr == pytest.approx((lr - low) * 0**power + low)
