@@ -18,7 +18,7 @@ EDGES: dict[str, set[str]] = {
     "recipe": {"errors", "options"},
     "labels": {"errors"},
     # what is computed
-    "network.config": {"options"},
+    "network.config": {"errors", "options"},
     "network.attention": set(),
     "network.depthwise": set(),
     "network.resize": {"network.config"},
