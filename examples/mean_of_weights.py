@@ -3,7 +3,8 @@
     python examples/mean_of_weights.py NAME mean.safetensors early.safetensors late.safetensors
 
 The mean keeps some of what an early epoch still knew of pictures unlike those of the training, and
-loses some on pictures like them: measure both (weight-space ensembles, Wortsman et al., arXiv 2109.01903).
+loses some on pictures like them: measure both (Wortsman et al., "Robust fine-tuning of zero-shot
+models", arXiv 2109.01903).
 """
 
 import sys
