@@ -2,8 +2,9 @@
 
     python examples/mean_of_weights.py NAME mean.safetensors early.safetensors late.safetensors
 
-The mean keeps what an early epoch still knew of pictures unlike those of the training, at little
-cost on pictures like them (weight-space ensembles, Wortsman et al., arXiv 2109.01903).
+The mean keeps some of what an early epoch still knew of pictures unlike those of the training, and
+loses some on pictures like them: measure both (Wortsman et al., "Robust fine-tuning of zero-shot
+models", arXiv 2109.01903).
 """
 
 import sys

@@ -56,10 +56,8 @@ def total_weight(
     target: Tensor, class_weights: Tensor | None = None, *, ignore_index: int = 255
 ) -> Tensor:
     """Return the sum of the pixels' weights, a float32 scalar; at least a tiny number."""
-    counted = target[target != ignore_index]
-    weights = counted.new_tensor(counted.numel()) if class_weights is None else None
-    total = class_weights[counted].sum() if class_weights is not None else weights
-    assert total is not None
+    counted = target != ignore_index
+    total = counted.sum() if class_weights is None else class_weights[target[counted]].sum()
     return total.float().clamp(min=1e-6)
 
 
