@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,22 +47,20 @@ def photos(tmp_path: Path) -> Path:
 
 def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "*resnet50*", "--dataset", "voc"]) == 0
-    header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == [
-        "name",
-        "data",
-        "set",
-        "classes",
-        "params",
-        "M",
-        "reported",
-        "mIoU",
-        "trust",
+    header, *rows = (re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines())
+    assert header == [
+        "name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust"
+    ]  # fmt: skip
+    own = "isanet_resnet50os8_voc"
+    assert [(name, by, miou, multi) for name, by, *_, miou, multi, _ in rows] == [
+        (own, "ssseg", "76.99", "-"),
+        (f"{own}.mmseg_512x512_20k", "mmseg", "76.78", "77.79"),
+        (f"{own}.mmseg_512x512_40k", "mmseg", "76.20", "77.22"),
+        (f"{own}.paddle_512x512_40k", "paddle", "79.69", "80.54"),
     ]
-    assert row.split() == ["isanet_resnet50os8_voc", "voc", "21", "39.5", "76.99", "unverified"]
     assert cli.main(["list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    assert len(entries) == 7
+    assert len(entries) == 28
     assert entries[-1]["metrics"][0]["reproduced"] is None
 
 
