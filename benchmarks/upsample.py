@@ -61,7 +61,7 @@ def plain(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def bounded(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize one class after the other and keep a running maximum."""
-    return upsample.decide(upsample.whole(logits, size, resize), logits.shape[1]).labels
+    return upsample.decide(upsample.whole(logits, size, "half_pixel")).labels
 
 
 WAYS: dict[str, Way] = {"plain": plain, "bounded": bounded}

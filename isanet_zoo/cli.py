@@ -188,7 +188,12 @@ def _json(parser: argparse._ActionsContainer) -> None:
 def _ways(parser: argparse.ArgumentParser) -> None:
     """Add how pictures are segmented."""
     parser.add_argument("--device", help="such as cpu, cuda or mps (default: cuda if there is one)")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        default="float32",
+        help="type of the arithmetic; auto: bfloat16 where the hardware has it (default: float32)",
+    )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
@@ -409,7 +414,7 @@ def _predictor(
     return Predictor(
         model,
         device=_device(options),
-        dtype=torch.bfloat16 if options.bf16 else None,
+        dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
         batch_size=options.batch_size,
         scales=options.scales,
         flip=options.flip,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
 from isanet_zoo.inference import predictor
 from isanet_zoo.inference.images import ImageLike
-from isanet_zoo.inference.predictor import Progress, Tile
+from isanet_zoo.inference.predictor import DType, Progress, Tile
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network import backbones
 from isanet_zoo.network.config import NetworkConfig
@@ -252,7 +252,7 @@ class Predictor(predictor.Predictor):
         *,
         batch_size: int = 1,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
         compile: bool = False,  # noqa: A002 - torch's word
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -284,7 +284,7 @@ def predict(
     *,
     batch_size: int = 1,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     tile: Tile | None = None,
@@ -304,7 +304,8 @@ def predict(
         batch_size: pictures of one size that go through the network together.
         device: where to compute; the network's device if None.
         dtype: type of the network's arithmetic, float32 if None; `torch.bfloat16` is faster where
-            the hardware has it, and changes labels where two classes are nearly equal.
+            the hardware has it, and changes labels where two classes are nearly equal; ``"auto"``
+            takes it where that is so.
         scales: factors of the test-time augmentation; scores are averaged.
         flip: also average over mirrored pictures.
         tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the

@@ -168,7 +168,8 @@ def test_predict_options_reach_the_predictor(
 
     monkeypatch.setattr(zoo, "Predictor", Watched)
     arguments = ["predict", str(photos / "a.jpg"), str(photos / "b.png"), "-m", "isanet_tiny"]
-    options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5", "--bf16"]
+    options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5"]
+    options += ["--dtype", "bfloat16"]
     more = ["--confidence", "--batch-size", "2", "--device", "cpu", "--no-resize", "--json"]
     assert cli.main([*arguments, *options, *more, "-o", str(tmp_path)]) == 0
     assert seen == {

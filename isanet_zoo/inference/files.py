@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from isanet_zoo.errors import InputError
+from isanet_zoo.inference.background import in_order
 from isanet_zoo.inference.images import Picture, list_folder, read_image
 from isanet_zoo.inference.predictor import Predictor
 from isanet_zoo.inference.segmentation import Segmentation
@@ -53,6 +54,8 @@ def plan(sources: Iterable[Path], out: Path) -> dict[Path, Path]:
 def segment_files(predictor: Predictor, stems: dict[Path, Path]) -> Iterator[Result]:
     """Segment pictures and write an index PNG, an overlay and, if it is known, the confidence.
 
+    Pictures are read ahead of the network and results written behind it, both in threads.
+
     Args:
         predictor: what segments.
         stems: each picture's path, and the path of its results less ``.labels.png`` and the like.
@@ -60,30 +63,37 @@ def segment_files(predictor: Predictor, stems: dict[Path, Path]) -> Iterator[Res
     Raises:
         InputError: a result cannot be written. (A picture that cannot be read is a `Result`.)
     """
-    waiting: dict[Path, Picture] = {}  # read, but not yet segmented
-    bad: list[Result] = []
+    waiting: deque[Picture | Result] = deque()  # read, but not yet segmented; or unreadable
 
     def readable() -> Iterator[Picture]:
-        for path in stems:
-            try:
-                waiting[path] = read_image(path)
-            except InputError as error:
-                bad.append(Result(path, error=error))
-            else:
-                yield waiting[path]
+        for item in in_order(_read, stems):
+            waiting.append(item)
+            if isinstance(item, Picture):
+                yield item
 
-    for segmentation in predictor.stream(readable()):
-        yield from _drain(bad)
-        path = segmentation.path
-        assert path is not None
-        files = _write(segmentation, waiting.pop(path), stems[path])
-        yield Result(path, segmentation, files)
-    yield from _drain(bad)
+    def segmented() -> Iterator[tuple[Picture, Segmentation] | Result]:
+        for segmentation in predictor.stream(readable()):
+            while isinstance(item := waiting.popleft(), Result):
+                yield item
+            yield item, segmentation
+        yield from (item for item in waiting if isinstance(item, Result))
+
+    def finish(item: tuple[Picture, Segmentation] | Result) -> Result:
+        if isinstance(item, Result):
+            return item
+        picture, segmentation = item
+        assert picture.path is not None
+        files = _write(segmentation, picture, stems[picture.path])
+        return Result(picture.path, segmentation, files)
+
+    return in_order(finish, segmented())
 
 
-def _drain(results: list[Result]) -> Iterator[Result]:
-    while results:
-        yield results.pop(0)
+def _read(path: Path) -> Picture | Result:
+    try:
+        return read_image(path)
+    except InputError as error:
+        return Result(path, error=error)
 
 
 def _write(segmentation: Segmentation, picture: Picture, stem: Path) -> tuple[Path, ...]:
@@ -91,10 +101,10 @@ def _write(segmentation: Segmentation, picture: Picture, stem: Path) -> tuple[Pa
     if segmentation.confidence is not None:
         levels = (255 * segmentation.confidence).round().astype("uint8")
         parts["confidence"] = Image.fromarray(levels)
-    files: Sequence[Path] = [stem.with_name(f"{stem.name}.{part}.png") for part in parts]
+    files = tuple(stem.with_name(f"{stem.name}.{part}.png") for part in parts)
     for file, image in zip(files, parts.values(), strict=True):
         try:
             image.save(file)
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error}") from error
-    return tuple(files)
+    return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -15,17 +14,21 @@ from torch import Tensor
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.inference import upsample
+from isanet_zoo.inference.background import delayed, in_order
+from isanet_zoo.inference.graphs import GraphedForward
 from isanet_zoo.inference.images import ImageLike, Picture, find_images, is_single, read_image
 from isanet_zoo.inference.preprocess import fill_up, prepare
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.network.config import Preprocess
 from isanet_zoo.network.depthwise import speed_up_depthwise
+from isanet_zoo.network.folding import fold
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.options import real_number, whole_number
 
 Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
 
 Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
+DType: TypeAlias = torch.dtype | Literal["auto"]
 
 READ_AHEAD = 4  # batches of pictures that are held to find some of one size
 SMALLEST = 1e-9  # of all factors, so that "positive" excludes 0
@@ -35,13 +38,14 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class Predictor:
     """A network made ready to segment pictures; build it once, call it often.
 
-    It works on a copy of the network (the tensors are shared where they can be), so that the
-    network's mode, device and type stay as they are. It may be used from several threads.
+    It works on a copy of the network, folded for inference (see `network.folding`), so that the
+    network itself stays as it is. It may be used from several threads.
 
     Args:
         model: the network.
         device: where to compute; the network's device if None.
-        dtype: type of the network's arithmetic; float32 if None. Decisions are always in float32.
+        dtype: type of the network's arithmetic; float32 if None, ``"auto"`` for bfloat16 where the
+            hardware computes in it. Decisions are always in float32.
         compile: run the network through `torch.compile`; slow to start, worth it for many pictures.
         batch_size: pictures of one size that go through the network together.
         scales: factors of the test-time augmentation; scores are averaged.
@@ -64,7 +68,7 @@ class Predictor:
         model: ISANet,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
         compile: bool = False,  # noqa: A002 - torch's word
         batch_size: int = 1,
         scales: Sequence[float] = (1.0,),
@@ -84,8 +88,9 @@ class Predictor:
             )
         if model.config.num_classes > 256:
             raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")
-        if dtype not in (None, *DTYPES):
-            raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
+        if dtype not in (None, "auto", *DTYPES):
+            choices = ", ".join(map(str, DTYPES))
+            raise InputError(f"dtype is {dtype}; choose one of {choices}, or 'auto'")
         if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
             raise InputError(f"scales are {scales!r}; give a list of positive factors")
         try:
@@ -93,7 +98,7 @@ class Predictor:
             self.device = torch.empty(0, device=device or _device_of(model)).device
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise InputError(f"device is {device}: {str(error).splitlines()[0]}") from error
-        self.dtype = dtype or torch.float32
+        self.dtype = _fastest(self.device) if dtype == "auto" else dtype or torch.float32
         self.batch_size = whole_number("batch_size", batch_size)
         self.scales = tuple(
             real_number(f"scales {tuple(scales)}: a factor", scale, "positive", SMALLEST, math.inf)
@@ -105,11 +110,14 @@ class Predictor:
         self.rescale = resize
         self.confidence = confidence
         self.probabilities = probabilities
-        self.network = _private_copy(model, self.device)
-        if self.device.type == "cpu" and not compile:
+        self.network = _prepared(model, self.device, self.dtype)
+        self._forward: Callable[[Tensor], Tensor] = self.network.forward_logits
+        if compile:
+            self._forward = torch.compile(self._forward)
+        elif self.device.type == "cuda":
+            self._forward = GraphedForward(self._forward)
+        elif self.device.type == "cpu":
             speed_up_depthwise(self.network)
-        forward = self.network.forward_logits
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(forward) if compile else forward
 
     def __call__(
         self, images: ImageLike | Iterable[ImageLike], *, progress: Progress | None = None
@@ -140,57 +148,80 @@ class Predictor:
             raise InputError(f"progress is {progress!r}; give a function of (done, total), or None")
         source = find_images(images)
         total = len(source) if isinstance(source, Sized) else None
+        # What has a length lies there already; other iterables are read as late as can be.
+        pictures = map(read_image, source) if total is None else in_order(read_image, source)
         held = 1 if self.batch_size == 1 else READ_AHEAD * self.batch_size
+        behind = 0 if self.device.type == "cpu" else 1  # a GPU goes on while results are fetched
         done = 0
-        for window in _windows(map(read_image, source), held):
-            for segmentation in self._segment_all(window):
+        for results in delayed(map(self._start_all, _windows(pictures, held)), behind):
+            for segmentation in results():
                 done += 1
                 if progress:
                     progress(done, total)
                 yield segmentation
 
-    def _segment_all(self, pictures: Sequence[Picture]) -> list[Segmentation]:
-        """Segment a few pictures, batching those of one size."""
+    def _start_all(self, pictures: Sequence[Picture]) -> Callable[[], list[Segmentation]]:
+        """Segment a few pictures, batching those of one size; call what is returned for results."""
         buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, picture in enumerate(pictures):
             buckets[picture.size].append(position)
-        results: dict[int, Segmentation] = {}
-        for positions in buckets.values():
-            for start in range(0, len(positions), self.batch_size):
-                batch = positions[start : start + self.batch_size]
-                segmented = self._segment([pictures[position] for position in batch])
-                results.update(zip(batch, segmented, strict=True))
-        return [results[position] for position in range(len(pictures))]
+        batches = [
+            positions[start : start + self.batch_size]
+            for positions in buckets.values()
+            for start in range(0, len(positions), self.batch_size)
+        ]
+        started = [(batch, self._start([pictures[i] for i in batch])) for batch in batches]
+
+        def finish() -> list[Segmentation]:
+            results: dict[int, Segmentation] = {}
+            for batch, segmented in started:
+                results.update(zip(batch, segmented(), strict=True))
+            return [results[position] for position in range(len(pictures))]
+
+        return finish
 
     @torch.inference_mode()
-    def _segment(self, pictures: Sequence[Picture]) -> list[Segmentation]:
-        """Segment pictures of one size."""
-        pixels = torch.stack(
-            [picture.pixels.to(self.device) for picture in pictures]
-        )  # (B, 3, H, W)
+    def _start(self, pictures: Sequence[Picture]) -> Callable[[], list[Segmentation]]:
+        """Segment pictures of one size; call what is returned for the results."""
+        pixels = torch.stack([picture.pixels for picture in pictures])  # (B, 3, H, W)
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()  # so that the copy need not be waited for
+        pixels = pixels.to(self.device, non_blocking=True)
         images = prepare(pixels, self.network.preprocess, resize=self.rescale)  # (B, 3, h, w)
-        decision = upsample.decide(
-            upsample.mean(list(self._views(images, pictures[0].size))),
-            self.network.config.num_classes,
-            confidence=self.confidence,
-            probabilities=self.probabilities,
-        )
+        decision = self._decide(images, pictures[0].size)
         labels, confidence, probabilities = (
-            None if part is None else part.cpu().numpy() for part in decision
+            None if part is None else _to_host(part) for part in decision
         )
         assert labels is not None
-        return [
-            Segmentation(
-                labels[i],
-                self.network.label_set,
-                None if confidence is None else confidence[i],
-                None if probabilities is None else probabilities[i],
-                picture.path,
-            )
-            for i, picture in enumerate(pictures)
-        ]
+        ready: Any = None
+        if self.device.type == "cuda":
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record(torch.cuda.current_stream(self.device))
 
-    def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[upsample.Plane]:
+        def finish() -> list[Segmentation]:
+            if ready:
+                ready.synchronize()
+            return [
+                Segmentation(
+                    labels[i].numpy(),
+                    self.network.label_set,
+                    None if confidence is None else confidence[i].numpy(),
+                    None if probabilities is None else probabilities[i].numpy(),
+                    picture.path,
+                )
+                for i, picture in enumerate(pictures)
+            ]
+
+        return finish
+
+    def _decide(self, images: Tensor, size: tuple[int, int]) -> upsample.Decision:
+        """Give each pixel of pictures of a size its class, from prepared images (B, 3, h, w)."""
+        views = list(self._views(images, size))
+        return upsample.decide(
+            upsample.mean(views), confidence=self.confidence, probabilities=self.probabilities
+        )
+
+    def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[upsample.Scores]:
         """Give the scores of each scale and mirroring, at the pictures' own size."""
         for scale in self.scales:
             scaled = images
@@ -204,16 +235,16 @@ class Predictor:
             if self.flip:
                 yield upsample.flipped(self._scores(scaled.flip(-1), size))
 
-    def _scores(self, images: Tensor, size: tuple[int, int]) -> upsample.Plane:
+    def _scores(self, images: Tensor, size: tuple[int, int]) -> upsample.Scores:
         """Run the network over (B, 3, h, w), whole or in tiles."""
-        resize, canvas = self.network.resize, (images.shape[-2], images.shape[-1])
+        rule, canvas = self.network.config.head.resize, (images.shape[-2], images.shape[-1])
         if self.tile is None:
             images = fill_up(images, self.network.preprocess)
             logits = self._logits(images)
             filled = (images.shape[-2], images.shape[-1])
             if filled != canvas:
-                return upsample.filled(logits, filled, canvas, size, resize)
-            return upsample.whole(logits, size, resize)
+                return upsample.filled(logits, filled, canvas, size, rule)
+            return upsample.whole(logits, size, rule)
         windows = upsample.windows(canvas, self.tile, self.stride)
         batch = images.shape[0]
         together = max(self.batch_size // batch, 1)  # tiles in one run of the network
@@ -222,10 +253,11 @@ class Predictor:
             chunk = windows[start : start + together]
             logits = self._logits(torch.cat([images[window.area] for window in chunk]))
             tiles += zip(chunk, torch.split(logits, batch), strict=True)
-        return upsample.tiled(tiles, canvas, size, resize)
+        return upsample.tiled(tiles, canvas, size, rule)
 
     def _logits(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        images = images.to(self.dtype, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, enabled=False):  # whatever the caller is in
             return self._forward(images)
 
 
@@ -268,12 +300,27 @@ def _device_of(model: ISANet) -> torch.device:
     return next(model.parameters()).device
 
 
-def _private_copy(model: ISANet, device: torch.device) -> ISANet:
-    """Return the network in evaluation mode on `device`, in float32; `model` is left alone."""
-    tensors = list(itertools.chain(model.parameters(), model.buffers()))
-    floats = (tensor for tensor in tensors if tensor.is_floating_point())
-    ready = all(tensor.dtype == torch.float32 and tensor.device == device for tensor in floats)
-    # `deepcopy` takes what is in the memo for copied: it copies the modules, but not the tensors.
-    memo = {id(tensor): tensor for tensor in tensors} if ready else {}
-    network = copy.deepcopy(model, memo).eval()
-    return network if ready else network.to(device, torch.float32)
+def _fastest(device: torch.device) -> torch.dtype:
+    """Return bfloat16 if a device computes in it, and not merely imitates it; else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # torch has no public question for a CPU's instructions
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, ask, bool)() for ask in asked)
+    return torch.bfloat16 if native else torch.float32
+
+
+def _prepared(model: ISANet, device: torch.device, dtype: torch.dtype) -> ISANet:
+    """Return the network as it runs fastest on a device, for inference only; `model` stays."""
+    network = copy.deepcopy(model).eval().to(device, torch.float32)
+    with torch.autocast(device.type, enabled=False):
+        fold(network, dtype)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU; from a GPU without waiting for the copy."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -2,11 +2,15 @@
 
 Resizing K classes to a large picture before taking the maximum needs K floats per pixel (4.6 GiB
 for 150 classes at 2160 × 3840). Classes are independent until the maximum, so each is resized on
-its own and a running maximum is kept: the same arithmetic, the same labels, three planes.
+its own and a running maximum is kept: the same arithmetic, the same labels, three planes. And most
+classes can be the label of no pixel, since a resized value never exceeds the logits around it.
+
+Letters in shapes: B pictures of one size, K classes, H W picture, h w logits.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import NamedTuple
@@ -14,8 +18,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Plane = Callable[[int], Tensor]  # class k -> its scores at the final size, (B, H, W) float32
-Resize = Callable[[Tensor, tuple[int, int]], Tensor]  # (B, K, h, w), (H, W) -> (B, K, H, W)
+from isanet_zoo.network.config import ResizeRule
+from isanet_zoo.network.resize import resize
+
+Fused = Callable[[bool], tuple[Tensor, Tensor | None]]  # confidence wanted? -> labels, confidence
+
+
+class Scores(NamedTuple):
+    """The scores of K classes at the final size, one class at a time."""
+
+    num_classes: int
+    plane: Callable[[int], Tensor]  # class k -> (B, H, W) float32, good until the next call
+    contenders: Sequence[int]  # in order, at least those that can have the highest score somewhere
+    # On a GPU: labels and, if wanted, confidence, in one kernel.
+    fused: Fused | None = None
 
 
 class Decision(NamedTuple):
@@ -26,33 +42,34 @@ class Decision(NamedTuple):
     probabilities: Tensor | None  # (B, K, H, W) float32
 
 
-def decide(
-    plane: Plane, num_classes: int, *, confidence: bool = False, probabilities: bool = False
-) -> Decision:
+def decide(scores: Scores, *, confidence: bool = False, probabilities: bool = False) -> Decision:
     """Give each pixel the class with the highest score; of equal ones the first, as `argmax` does.
 
     Args:
-        plane: gives the scores of one class; called once per class, and once more per class for
-            confidence or probabilities.
-        num_classes: K, at most 256.
+        scores: of at most 256 classes; each plane is asked for once, and once more for confidence
+            or probabilities.
         confidence: also return the softmax probability of the label.
         probabilities: also return all softmax probabilities (K floats per pixel).
     """
-    best = plane(0).clone()  # (B, H, W)
-    labels = torch.zeros_like(best, dtype=torch.uint8)
-    for k in range(1, num_classes):
-        scores = plane(k)
-        labels.masked_fill_(scores > best, k)
-        torch.maximum(best, scores, out=best)
+    if scores.fused and not probabilities:
+        return Decision(*scores.fused(confidence), None)
+    first, *others = scores.contenders
+    best = scores.plane(first).clone()  # (B, H, W)
+    labels = torch.full_like(best, first, dtype=torch.uint8)
+    higher = torch.empty_like(best, dtype=torch.bool)
+    for k in others:
+        plane = scores.plane(k)
+        labels.masked_fill_(torch.gt(plane, best, out=higher), k)
+        torch.maximum(best, plane, out=best)
     if not confidence and not probabilities:
         return Decision(labels, None, None)
 
     # Softmax in two passes: shifted by the maximum, so that no exponential overflows.
     total = torch.zeros_like(best)
     batch, height, width = best.shape
-    shares = best.new_empty((batch, num_classes, height, width)) if probabilities else None
-    for k in range(num_classes):
-        share = plane(k).sub(best).exp_()
+    shares = best.new_empty(batch, scores.num_classes, height, width) if probabilities else None
+    for k in range(scores.num_classes):
+        share = scores.plane(k).sub(best).exp_()
         total += share
         if shares is not None:
             shares[:, k] = share
@@ -63,13 +80,60 @@ def decide(
     )
 
 
+def whole(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Scores:
+    """Resize logits (B, K, h, w) to `size`."""
+    logits = logits.float().contiguous()  # equal bf16 logits would tie once they are resized
+    batch, num_classes, height, width = logits.shape
+    fused = _fused(logits, size, rule) if logits.is_cuda else None
+    if num_classes <= 3 or sum(size) <= 128 or height == width == 1:
+        # Here torch's CPU kernels take several classes together, and round otherwise than for one.
+        scores = resize(logits, size, rule)  # (B, K, H, W), small
+        return Scores(num_classes, lambda k: scores[:, k], range(num_classes), fused)
+    plane = logits.new_empty(batch, 1, *size)
+    return Scores(
+        num_classes,
+        lambda k: resize(logits[:, k : k + 1], size, rule, out=plane)[:, 0],
+        range(num_classes) if fused else _contenders(logits),
+        fused,
+    )
+
+
+def _fused(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Fused | None:
+    """Return the kernel for these logits; None where there is no Triton to compile it."""
+    try:
+        from isanet_zoo.inference import fused
+    except ImportError:
+        return None
+    return functools.partial(fused.decide, logits, size, rule)
+
+
+def _contenders(logits: Tensor) -> list[int]:
+    """Return the classes of logits (B, K, h, w) that can be the highest of a resized pixel.
+
+    A pixel lies within a cell of four logits per class and gets a weighted mean of them. So a class
+    whose highest corner is below another's lowest is not the label of any pixel of that cell.
+    """
+    highest, lowest = _corners(logits, torch.maximum), _corners(logits, torch.minimum)
+    rounding = 1e-5 * logits.abs().amax()  # a weighted mean may be beyond its corners by that
+    # Not `>=`: where anything is not a number, all classes contend.
+    beaten = highest < lowest.amax(1, keepdim=True) - rounding  # (B, K, h - 1, w - 1)
+    return torch.nonzero(~beaten.transpose(0, 1).flatten(1).all(1)).flatten().tolist()
+
+
+def _corners(x: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Reduce each cell of (B, K, h, w) to one of its corners, (B, K, h - 1, w - 1)."""
+    if x.shape[-2] > 1:
+        x = choose(x[..., :-1, :], x[..., 1:, :])
+    return choose(x[..., :-1], x[..., 1:]) if x.shape[-1] > 1 else x
+
+
 def filled(
     logits: Tensor,
     canvas: tuple[int, int],
     inside: tuple[int, int],
     size: tuple[int, int],
-    resize: Resize,
-) -> Plane:
+    rule: ResizeRule,
+) -> Scores:
     """Resize logits (B, K, h, w) of a picture that was filled up, and cut the filling off.
 
     Args:
@@ -77,76 +141,71 @@ def filled(
         canvas: (height, width) of the network's input.
         inside: (height, width) of the picture in its upper left corner.
         size: (height, width) of the result.
-        resize: the family's bilinear resize.
+        rule: how the family resizes.
     """
     logits = logits.float().contiguous()
+    batch, num_classes = logits.shape[:2]
+    plane = logits.new_empty(batch, 1, *canvas)
 
-    def plane(k: int) -> Tensor:
-        scores = resize(logits[:, k : k + 1], canvas)[..., : inside[0], : inside[1]]
-        return (scores if inside == size else resize(scores.contiguous(), size))[:, 0]
+    def at(k: int) -> Tensor:
+        scores = resize(logits[:, k : k + 1], canvas, rule, out=plane)
+        scores = scores[..., : inside[0], : inside[1]]
+        return (scores if inside == size else resize(scores.contiguous(), size, rule))[:, 0]
 
-    return plane
-
-
-def whole(logits: Tensor, size: tuple[int, int], resize: Resize) -> Plane:
-    """Resize logits (B, K, h, w) to `size`."""
-    logits = logits.float().contiguous()  # equal bf16 logits would tie once they are resized
-    num_classes, height, width = logits.shape[1:]
-    if num_classes <= 3 or sum(size) <= 128 or height == width == 1:
-        # Here torch's CPU kernels take several classes together, and round otherwise than for one.
-        scores = resize(logits, size)  # (B, K, H, W), small
-        return lambda k: scores[:, k]
-
-    def plane(k: int) -> Tensor:
-        return resize(logits[:, k : k + 1], size)[:, 0]
-
-    return plane
+    return Scores(num_classes, at, range(num_classes))
 
 
 def tiled(
     tiles: Sequence[tuple[Window, Tensor]],
     canvas: tuple[int, int],
     size: tuple[int, int],
-    resize: Resize,
-) -> Plane:
+    rule: ResizeRule,
+) -> Scores:
     """Join the logits of overlapping tiles, averaged where they overlap, then resize to `size`.
 
     Args:
         tiles: each tile's place in the canvas, and its logits (B, K, h, w).
         canvas: (height, width) of the network's whole input.
         size: (height, width) of the result.
-        resize: the family's bilinear resize.
+        rule: how the family resizes.
     """
     tiles = [(window, logits.float().contiguous()) for window, logits in tiles]
-    batch = tiles[0][1].shape[0]
-    count = tiles[0][1].new_zeros(1, 1, *canvas)
+    batch, num_classes = tiles[0][1].shape[:2]
+    share = tiles[0][1].new_zeros(1, 1, *canvas)
     for window, _ in tiles:
-        count[window.area] += 1
+        share[window.area] += 1
+    share.reciprocal_()
+    total = share.new_empty(batch, 1, *canvas)
+    tile = share.new_empty(batch, 1, *tiles[0][0].size)
 
-    def plane(k: int) -> Tensor:
-        total = count.new_zeros(batch, 1, *canvas)
+    def at(k: int) -> Tensor:
+        total.zero_()
         for window, logits in tiles:
-            total[window.area] += resize(logits[:, k : k + 1], window.size)
-        return resize(total.div_(count), size)[:, 0]
+            total[window.area] += resize(logits[:, k : k + 1], window.size, rule, out=tile)
+        mean = total.mul_(share)
+        return (mean if canvas == size else resize(mean, size, rule))[:, 0]
 
-    return plane
-
-
-def flipped(plane: Plane) -> Plane:
-    """Mirror a plane left to right."""
-    return lambda k: plane(k).flip(-1)
+    return Scores(num_classes, at, range(num_classes))
 
 
-def mean(planes: Sequence[Plane]) -> Plane:
+def flipped(scores: Scores) -> Scores:
+    """Mirror scores left to right."""
+    return scores._replace(plane=lambda k: scores.plane(k).flip(-1), fused=None)
+
+
+def mean(views: Sequence[Scores]) -> Scores:
     """Average the scores of several views of the same pictures."""
+    if len(views) == 1:
+        return views[0]
 
-    def plane(k: int) -> Tensor:
-        total = planes[0](k).clone()
-        for other in planes[1:]:
-            total += other(k)
-        return total.div_(len(planes))
+    def at(k: int) -> Tensor:
+        total = views[0].plane(k).clone()
+        for view in views[1:]:
+            total += view.plane(k)
+        return total.div_(len(views))
 
-    return planes[0] if len(planes) == 1 else plane
+    num_classes = views[0].num_classes
+    return Scores(num_classes, at, range(num_classes))
 
 
 class Window(NamedTuple):

@@ -41,7 +41,6 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
     return (
         1 < convolution.groups == convolution.in_channels == convolution.out_channels
-        and convolution.bias is None
         and convolution.stride == (1, 1)
         and convolution.padding_mode == "zeros"
         and convolution.kernel_size == (kernel, kernel)
@@ -52,7 +51,7 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A square, bias-free depthwise convolution that keeps the size; it takes over `original`."""
+    """A square depthwise convolution that keeps the size; it takes over `original`."""
 
     def __init__(self, original: nn.Conv2d) -> None:
         super().__init__(
@@ -62,48 +61,52 @@ class DepthwiseConv2d(nn.Conv2d):
             padding=original.padding[0],
             dilation=original.dilation[0],
             groups=original.groups,
-            bias=False,
             device="meta",
         )
-        self.weight = original.weight
+        self.weight, self.bias = original.weight, original.bias
         self.train(original.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) to the same shape."""
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        output: Tensor = _Depthwise.apply(x, self.weight, self.dilation[0])
+        output: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])
         return output
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        return _convolve(x, weight.to(x.dtype), dilation)
+        bias = None if bias is None else bias.to(x.dtype)
+        return _convolve(x, weight.to(x.dtype), bias, dilation)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        of_x = of_weight = None
+        of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             turned = weight.to(gradient.dtype).flip(2, 3)
-            of_x = _convolve(gradient, turned, ctx.dilation)
+            of_x = _convolve(gradient, turned, None, ctx.dilation)
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(x, gradient, weight, ctx.dilation)
-        return of_x, of_weight, None
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.float().sum((0, 2, 3)).to(weight.dtype)
+        return of_x, of_weight, of_bias, None
 
 
-def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Convolve (B, C, H, W) with (C, 1, k, k)."""
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Convolve (B, C, H, W) with (C, 1, k, k), and add a bias (C,)."""
     channels, kernel = weight.shape[0], weight.shape[-1]
     half = kernel // 2
     if (kernel - 1) * dilation < 16:  # measured: below that, oneDNN's own way is faster
-        return F.conv2d(x, weight, None, 1, half * dilation, dilation, channels)
+        return F.conv2d(x, weight, bias, 1, half * dilation, dilation, channels)
     batch, _, height, width = x.shape
-    out = F.conv2d(_split(x, dilation), weight, None, 1, half, 1, channels)
+    out = F.conv2d(_split(x, dilation), weight, bias, 1, half, 1, channels)
     rows, columns = out.shape[-2:]
     out = out.permute(0, 2, 3, 1).reshape(dilation, dilation, batch, rows, columns, channels)
     out = out.permute(2, 3, 0, 4, 1, 5)  # (B, H/d, d, W/d, d, C)

@@ -16,11 +16,23 @@ from torch import Tensor
 from isanet_zoo.network.config import ResizeRule
 
 
-def resize(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
-    """Resize (B, K, h, w) to (B, K, *size) by one of the rules."""
+def resize(
+    logits: Tensor, size: tuple[int, int], rule: ResizeRule, *, out: Tensor | None = None
+) -> Tensor:
+    """Resize (B, K, h, w) to (B, K, *size) by one of the rules.
+
+    Args:
+        logits: what to resize.
+        size: (height, width).
+        rule: which.
+        out: where to write the result, for speed; only where no gradients are wanted.
+    """
     if rule == "asymmetric":
         return _asymmetric(_asymmetric(logits, size[1], -1), size[0], -2)
-    return F.interpolate(logits, size, mode="bilinear", align_corners=rule == "corners")
+    corners = rule == "corners"
+    if out is not None:
+        return torch.ops.aten.upsample_bilinear2d.out(logits, size, corners, out=out)  # type: ignore[no-any-return]
+    return F.interpolate(logits, size, mode="bilinear", align_corners=corners)
 
 
 def _asymmetric(logits: Tensor, size: int, dim: int) -> Tensor:

@@ -216,15 +216,27 @@ class TestOptions:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_decided_in_float32(self, model: ISANet, dtype: torch.dtype) -> None:
         picture = make_picture(150, 203)
-        with torch.no_grad(), torch.autocast("cpu", dtype):
-            logits = model.forward_logits(normalised(picture))
-        assert logits.dtype == dtype
-        scores = upscaled(logits.float(), (150, 203))
-        segmentation = one(predict(model, picture, dtype=dtype, probabilities=True))
-        assert np.array_equal(segmentation.labels, scores[0].argmax(0).numpy())
-        assert not np.array_equal(
-            segmentation.labels, upscaled(logits, (150, 203))[0].argmax(0).numpy()
-        )
+        with torch.no_grad():
+            exact = upscaled(model.forward_logits(normalised(picture)), (150, 203)).softmax(1)[0]
+        seen: list[torch.dtype] = []
+        predictor = Predictor(model, dtype=dtype, probabilities=True)
+        predictor.network.head.fuse.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+        predictor.network.head.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+        segmentation = one(predictor(picture))
+        assert seen == [dtype, torch.float32]
+        assert segmentation.probabilities is not None
+        error = np.abs(segmentation.probabilities - exact.numpy())
+        assert 1e-5 < error.max() < 0.2
+        assert error.mean() < 0.02
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_auto_is_bfloat16_where_the_hardware_has_it(
+        self, model: ISANet, native: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda: native, raising=False)
+        predictor = Predictor(model, dtype="auto")
+        assert predictor.dtype == (torch.bfloat16 if native else torch.float32)
 
     def test_confidence_is_the_largest_probability(self, model: ISANet) -> None:
         picture = make_picture(100, 130)
@@ -461,7 +473,7 @@ class TestLeavesTheWorldAlone:
         def state() -> list[tuple[object, ...]]:
             modes = [(name, module.training) for name, module in model.named_modules()]
             tensors = [
-                (name, id(tensor), tensor.dtype, tensor.device, tensor.requires_grad)
+                (name, id(tensor), tensor.data_ptr(), tensor.stride(), tensor.requires_grad)
                 for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
             ]
             return [*modes, *tensors]
@@ -471,9 +483,14 @@ class TestLeavesTheWorldAlone:
         assert state() == before
         assert all(torch.equal(values[key], now) for key, now in model.state_dict().items())
 
-    def test_tensors_are_shared(self, model: ISANet) -> None:
-        theirs = Predictor(model).network.state_dict(keep_vars=True)
-        assert all(theirs[key] is ours for key, ours in model.state_dict(keep_vars=True).items())
+    def test_a_predictor_keeps_what_it_was_built_from(self, model: ISANet) -> None:
+        picture, model = make_picture(60, 80), copy.deepcopy(model)
+        predictor = Predictor(model, probabilities=True)
+        before = one(predictor(picture))
+        with torch.no_grad():
+            for tensor in itertools.chain(model.parameters(), model.buffers()):
+                tensor.zero_()
+        assert_same(one(predictor(picture)), before)
 
     def test_a_bfloat16_network_computes_in_float32(self, model: ISANet) -> None:
         picture = make_picture(60, 80)
@@ -495,7 +512,9 @@ class TestLeavesTheWorldAlone:
         picture = make_picture(60, 80)
         expected = one(predict(model, picture, probabilities=True))
         with torch.autocast("cpu", torch.bfloat16):
-            assert_same(one(predict(model, picture, probabilities=True)), expected)
+            predictor = Predictor(model, probabilities=True)
+            assert_same(one(predictor(picture)), expected)
+        assert_same(one(predictor(picture)), expected)
 
     def test_threads_give_what_one_gives(self, model: ISANet) -> None:
         predictor = Predictor(model, batch_size=2, flip=True, confidence=True)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import example, given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo.inference.upsample import (
-    Plane,
-    Resize,
+    Scores,
     Window,
+    _contenders,
     decide,
     flipped,
     mean,
@@ -24,14 +23,11 @@ from isanet_zoo.inference.upsample import (
     whole,
     windows,
 )
+from isanet_zoo.network.config import ResizeRule
+from isanet_zoo.network.resize import resize
 from tests import reference
 
-
-def resizer(align_corners: bool) -> Resize:
-    def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-
-    return resize
+RULES: tuple[ResizeRule, ...] = ("half_pixel", "corners", "asymmetric")
 
 
 def make_logits(*shape: int, seed: int = 0, ties: bool = False) -> Tensor:
@@ -41,8 +37,14 @@ def make_logits(*shape: int, seed: int = 0, ties: bool = False) -> Tensor:
     return 4 * torch.randn(shape, generator=generator)
 
 
-def stack(plane: Plane, num_classes: int) -> Tensor:
-    return torch.stack([plane(k) for k in range(num_classes)], 1)  # (B, K, H, W)
+def stack(scores: Scores) -> Tensor:
+    planes = [scores.plane(k).clone() for k in range(scores.num_classes)]
+    return torch.stack(planes, 1)  # (B, K, H, W)
+
+
+def given_scores(scores: Tensor) -> Scores:
+    num_classes = scores.shape[1]
+    return Scores(num_classes, lambda k: scores[:, k], range(num_classes))
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -62,34 +64,66 @@ sizes = st.tuples(st.integers(1, 150), st.integers(1, 150))
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), side, side),
     size=sizes,
-    align_corners=st.booleans(),
+    rule=st.sampled_from(RULES),
     ties=st.booleans(),
     seed=st.integers(0, 999),
 )
-@example(shape=(2, 21, 8, 9), size=(60, 68), align_corners=False, ties=True, seed=0)
-@example(shape=(2, 21, 8, 9), size=(60, 69), align_corners=False, ties=True, seed=0)
-@example(shape=(1, 3, 12, 12), size=(150, 150), align_corners=True, ties=True, seed=0)
-@example(shape=(1, 40, 1, 1), size=(150, 150), align_corners=False, ties=True, seed=0)
-@example(shape=(1, 256, 5, 7), size=(90, 110), align_corners=False, ties=False, seed=0)
+@example(shape=(2, 21, 8, 9), size=(60, 68), rule="half_pixel", ties=True, seed=0)
+@example(shape=(2, 21, 8, 9), size=(60, 69), rule="half_pixel", ties=True, seed=0)
+@example(shape=(1, 3, 12, 12), size=(150, 150), rule="corners", ties=True, seed=0)
+@example(shape=(1, 40, 1, 1), size=(150, 150), rule="half_pixel", ties=True, seed=0)
+@example(shape=(1, 256, 5, 7), size=(90, 110), rule="half_pixel", ties=False, seed=0)
 def test_labels_are_those_of_the_plain_way_to_the_last_bit(
     shape: tuple[int, int, int, int],
     size: tuple[int, int],
-    align_corners: bool,
+    rule: ResizeRule,
     ties: bool,
     seed: int,
 ) -> None:
-    logits, resize = make_logits(*shape, seed=seed, ties=ties), resizer(align_corners)
-    labels = decide(whole(logits, size, resize), shape[1]).labels
+    logits = make_logits(*shape, seed=seed, ties=ties)
+    labels = decide(whole(logits, size, rule)).labels
     assert labels.dtype == torch.uint8
-    assert torch.equal(labels.long(), resize(logits, size).argmax(1))
+    assert torch.equal(labels.long(), resize(logits, size, rule).argmax(1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(4, 30), side, side),
+    size=sizes,
+    rule=st.sampled_from(RULES),
+    spread=st.sampled_from([0.0, 0.3, 3.0]),
+    seed=st.integers(0, 999),
+)
+def test_classes_that_do_not_contend_are_nobody_s_label(
+    shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    rule: ResizeRule,
+    spread: float,
+    seed: int,
+) -> None:
+    """Also where logits are all but equal, so that rounding decides."""
+    levels = make_logits(1, shape[1], 1, 1, seed=seed)
+    logits = levels + spread * make_logits(*shape, seed=seed + 1)
+    contenders = _contenders(logits)
+    assert set(resize(logits, size, rule).argmax(1).flatten().tolist()) <= set(contenders)
+    if spread == 0:
+        assert contenders == [int(levels.argmax())]
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_none_rule_no_class_out(strange: float) -> None:
+    logits = torch.arange(5.0).view(1, 5, 1, 1).repeat(1, 1, 3, 3)
+    assert _contenders(logits) == [4]
+    logits[0, 2, 1, 1] = strange
+    assert _contenders(logits) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("size", [(40, 50), (90, 110)])
 @pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
 def test_confidence_and_probabilities_are_softmax(size: tuple[int, int], shift: float) -> None:
     logits = make_logits(2, 21, 8, 9) + shift
-    expected = resizer(False)(logits, size).double().softmax(1)
-    decision = decide(whole(logits, size, resizer(False)), 21, confidence=True, probabilities=True)
+    expected = resize(logits, size, "half_pixel").double().softmax(1)
+    decision = decide(whole(logits, size, "half_pixel"), confidence=True, probabilities=True)
     assert decision.probabilities is not None
     assert decision.confidence is not None
     torch.testing.assert_close(decision.probabilities.double(), expected, rtol=0, atol=5e-4)
@@ -99,9 +133,9 @@ def test_confidence_and_probabilities_are_softmax(size: tuple[int, int], shift: 
 
 
 def test_only_what_is_asked_for_is_given() -> None:
-    plane = whole(make_logits(1, 3, 4, 4), (9, 9), resizer(False))
+    scores = whole(make_logits(1, 3, 4, 4), (9, 9), "half_pixel")
     given = [
-        tuple(part is not None for part in decide(plane, 3, confidence=c, probabilities=p))
+        tuple(part is not None for part in decide(scores, confidence=c, probabilities=p))
         for c, p in ((False, False), (True, False), (False, True))
     ]
     assert given == [(True, False, False), (True, True, False), (True, False, True)]
@@ -109,12 +143,12 @@ def test_only_what_is_asked_for_is_given() -> None:
 
 def test_of_equal_scores_the_first_class_wins() -> None:
     scores = torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0])
-    decision = decide(lambda k: scores[k].expand(1, 2, 2), 5)
+    decision = decide(given_scores(scores.view(1, 5, 1, 1).expand(1, 5, 2, 2)))
     assert decision.labels.tolist() == [[[1, 1], [1, 1]]]
 
 
 def test_the_last_of_256_classes_can_win() -> None:
-    assert decide(lambda k: torch.full((1, 1, 1), float(k)), 256).labels.item() == 255
+    assert decide(given_scores(torch.arange(256.0).view(1, 256, 1, 1))).labels.item() == 255
 
 
 @pytest.mark.parametrize("size", [(60, 60), (100, 140)])
@@ -123,7 +157,7 @@ def test_memory_format_and_type_of_logits_do_not_matter(size: tuple[int, int], t
     logits = make_logits(2, 21, 12, 17, ties=ties).bfloat16()
 
     def labels(logits: Tensor) -> Tensor:
-        return decide(whole(logits, size, resizer(False)), 21).labels
+        return decide(whole(logits, size, "half_pixel")).labels
 
     expected = labels(logits.float())
     assert torch.equal(labels(logits), expected)
@@ -131,44 +165,46 @@ def test_memory_format_and_type_of_logits_do_not_matter(size: tuple[int, int], t
     assert torch.equal(labels(logits.to(memory_format=torch.channels_last)), expected)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_tiles_are_averaged_where_they_overlap(align_corners: bool) -> None:
-    canvas, size, resize = (96, 120), (150, 190), resizer(align_corners)
+@pytest.mark.parametrize("size", [(150, 190), (96, 120)])
+@pytest.mark.parametrize("rule", RULES)
+def test_tiles_are_averaged_where_they_overlap(rule: ResizeRule, size: tuple[int, int]) -> None:
+    canvas = (96, 120)
     places = windows(canvas, (64, 48), (40, 30))
     tiles = [(place, make_logits(2, 9, 8, 6, seed=number)) for number, place in enumerate(places)]
     total = torch.zeros(2, 9, *canvas)
     count = torch.zeros(canvas)
     for (top, left, height, width), logits in tiles:
-        total[:, :, top : top + height, left : left + width] += resize(logits, (height, width))
+        total[:, :, top : top + height, left : left + width] += resize(
+            logits, (height, width), rule
+        )
         count[top : top + height, left : left + width] += 1
     assert count.min() >= 1
     assert count.max() >= 4
-    expected = resize(total / count, size)
-    scores = stack(tiled(tiles, canvas, size, resize), 9)
+    expected = resize(total / count, size, rule)
+    scores = stack(tiled(tiles, canvas, size, rule))
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_one_tile_over_everything_only_resizes_twice() -> None:
-    logits, resize = make_logits(1, 4, 5, 6), resizer(False)
-    scores = stack(tiled([(Window(0, 0, 40, 48), logits)], (40, 48), (70, 90), resize), 4)
-    expected = resize(resize(logits, (40, 48)), (70, 90))
+    logits = make_logits(1, 4, 5, 6)
+    scores = stack(tiled([(Window(0, 0, 40, 48), logits)], (40, 48), (70, 90), "corners"))
+    expected = resize(resize(logits, (40, 48), "corners"), (70, 90), "corners")
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_mirrored_planes_are_turned_back() -> None:
     scores = make_logits(2, 3, 5, 7)
-    assert torch.equal(stack(flipped(lambda k: scores[:, k]), 3), scores.flip(-1))
+    assert torch.equal(stack(flipped(given_scores(scores))), scores.flip(-1))
 
 
 @pytest.mark.parametrize("views", [1, 2, 5])
 def test_views_are_averaged_and_left_alone(views: int) -> None:
     scores = [make_logits(2, 3, 5, 7, seed=view) for view in range(views)]
     copies = [view.clone() for view in scores]
-    planes: list[Plane] = [lambda k, view=view: view[:, k] for view in scores]  # type: ignore[misc]
     expected = torch.stack(scores).double().mean(0).float()
-    averaged = mean(planes)
-    torch.testing.assert_close(stack(averaged, 3), expected)
-    decide(averaged, 3, confidence=True)
+    averaged = mean([given_scores(view) for view in scores])
+    torch.testing.assert_close(stack(averaged), expected)
+    decide(averaged, confidence=True)
     assert all(torch.equal(view, copy) for view, copy in zip(scores, copies, strict=True))
 
 
@@ -216,21 +252,17 @@ import torch.nn.functional as F
 from isanet_zoo.inference.upsample import decide, whole
 
 
-def resize(logits, size):
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) / 2**20
 
 
 logits = torch.randn(1, 150, 64, 86)
-decide(whole(logits, (200, 300), resize), 150)
+decide(whole(logits, (200, 300), "half_pixel"))
 start = peak()
-decide(whole(logits, (2160, 3840), resize), 150)
+decide(whole(logits, (2160, 3840), "half_pixel"))
 bounded = peak()
-resize(logits, (540, 960)).argmax(1)
+F.interpolate(logits, (540, 960), mode="bilinear").argmax(1)
 print(bounded - start, peak() - start)
 """
 

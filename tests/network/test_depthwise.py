@@ -17,7 +17,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 HEAD = HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12, dropout=0.0)
 
 
-def depthwise(channels: int, kernel: int, dilation: int) -> nn.Conv2d:
+def depthwise(channels: int, kernel: int, dilation: int, *, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(
         channels,
         channels,
@@ -25,7 +25,7 @@ def depthwise(channels: int, kernel: int, dilation: int) -> nn.Conv2d:
         padding=dilation * (kernel // 2),
         dilation=dilation,
         groups=channels,
-        bias=False,
+        bias=bias,
     )
 
 
@@ -108,6 +108,21 @@ def test_frozen_weights_and_inputs_without_gradient() -> None:
     assert layer.weight.grad is None
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 4)])
+def test_biases_are_added_and_learned(kernel: int, dilation: int) -> None:
+    plain = depthwise(6, kernel, dilation, bias=True)
+    fast = DepthwiseConv2d(copy.deepcopy(plain))
+    x, gradient = torch.randn(2, 2, 6, 19, 23)
+    for layer in (plain, fast):
+        layer(x).backward(gradient)
+    torch.testing.assert_close(fast(x), plain(x))
+    assert plain.bias is not None
+    assert fast.bias is not None
+    torch.testing.assert_close(fast.bias.grad, plain.bias.grad, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast(x).dtype == torch.bfloat16
+
+
 def zoo() -> nn.ModuleDict:
     """Return convolutions, of which those whose names start with "fast" qualify."""
     options = {"groups": 8, "bias": False}
@@ -117,7 +132,7 @@ def zoo() -> nn.ModuleDict:
             "nested": nn.Sequential(nn.ReLU(), nn.Sequential(depthwise(8, 5, 4))),
             "fast7": depthwise(8, 7, 2),
             "strided": nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, bias=False),
-            "biased": nn.Conv2d(8, 8, 3, padding=1, groups=8),
+            "fast_biased": nn.Conv2d(8, 8, 3, padding=1, groups=8),
             "dense": nn.Conv2d(8, 8, 3, padding=1, bias=False),
             "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False),
             "wider": nn.Conv2d(8, 16, 3, padding=1, groups=8, bias=False),
@@ -138,11 +153,11 @@ def test_only_what_qualifies_is_replaced_and_names_and_parameters_stay() -> None
     network = zoo().eval()
     network["fast3"].requires_grad_(False)
     keys, parameters = list(network.state_dict()), dict(network.named_parameters())
-    assert speed_up_depthwise(network) == 3
+    assert speed_up_depthwise(network) == 4
     replaced = {
         name for name, module in network.named_modules() if isinstance(module, DepthwiseConv2d)
     }
-    assert replaced == {"fast3", "nested.1.0", "fast7"}
+    assert replaced == {"fast3", "nested.1.0", "fast7", "fast_biased"}
     assert list(network.state_dict()) == keys
     for name, parameter in network.named_parameters():
         assert parameter is parameters[name]

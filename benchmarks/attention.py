@@ -1,0 +1,82 @@
+"""Interlaced attention as it is predicted with, as the paper writes it, and dense attention.
+
+    python benchmarks/attention.py [--large] [--device cuda] [--json]
+
+`isa` and `plain` are the whole block with all projections; `dense` is one self-attention among all
+positions with the same projections, its weights materialised; `flash` the same through torch's
+fused attention. Memory is the peak beyond the input, in a new process for each way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import common
+import plain
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from isanet_zoo.network.attention import InterlacedAttention
+from isanet_zoo.network.folding import FoldedInterlacedAttention
+
+Way = Callable[[], Tensor]
+CASES = ((64, 64), (128, 128), (128, 256))
+
+
+def make_ways(height: int, width: int, device: str) -> dict[str, Way]:
+    """Return what is compared on a map of 512 channels."""
+    torch.manual_seed(0)
+    block = InterlacedAttention(512, 256).eval().to(device)
+    folded = FoldedInterlacedAttention(block)
+    x = torch.randn(1, 512, height, width, device=device).relu()
+    lying = x.contiguous(memory_format=torch.channels_last)  # as the prepared network has it
+    return {
+        "isa": partial(folded, lying),
+        "plain": partial(plain.interlaced, block, x),
+        "dense": partial(plain.dense, block.long_range, x),
+        "flash": partial(block.long_range, x),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure all cases and print them."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--large", action="store_true", help="dense attention on 128 x 256, too")
+    parser.add_argument("--case", type=int, nargs=2, help="one map, (height, width)")
+    args = parser.parse_args()
+    cases = [tuple(args.case)] if args.case else CASES
+    if args.memory_of:
+        (height, width), *_ = cases
+        make_ways(16, 16, args.device)[args.memory_of]()  # whatever torch allocates once
+        print(common.extra_memory(make_ways(height, width, args.device)[args.memory_of]))
+        return
+    rows = []
+    for height, width in cases:
+        names = ["isa", "plain", "dense", "flash"]
+        if (height, width) == (128, 256) and not args.large:
+            names = names[:2]
+        place = ("--device", args.device, "--case", height, width)
+        memory = {name: common.in_new_process(name, *place) for name in names}
+        ways = make_ways(height, width, args.device)
+        times = common.medians({name: ways[name] for name in names}, args.rounds)
+        for name in names:
+            with FlopCounterMode(display=False) as counter:
+                ways[name]()
+            rows.append(
+                {
+                    "map": f"{height} x {width}",
+                    "way": name,
+                    "seconds": times[name],
+                    "isa is faster by": times[name] / times["isa"],
+                    "GFLOP": counter.get_total_flops() / 1e9,
+                    "MiB": memory[name],
+                }
+            )
+    common.report(rows, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

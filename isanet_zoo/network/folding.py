@@ -1,0 +1,194 @@
+"""A network for inference alone: the same function in fewer operations.
+
+- A batch norm after a convolution is part of the convolution.
+- A group's attention weights sum to one, so the value projection V and the output projection W are
+  two linear maps in a row, W·(A·(V·x)) = A·((W·V)·x), and become one.
+- Queries and keys begin with projections of the same input, which become one.
+- The groups of interlaced attention know nothing of each other: on a CPU they are worked off a few
+  at a time, in place, so that what belongs to them stays in the cache.
+
+Letters in shapes: B batch, C channels, D key channels, h w feature map, P window, Q number of
+windows per side, G groups, N positions in a group.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
+from isanet_zoo.network.isanet import ISANet
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = 1024  # at a time on a CPU: 512 channels of them are 2 MiB
+
+_Norm = nn.modules.batchnorm._NormBase
+
+
+@torch.no_grad()
+def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
+    """Fold a network that is in evaluation mode, and let it compute in `dtype`.
+
+    What is not built from the parts that this library knows is left as it is. Logits stay float32:
+    in a smaller type, classes would tie.
+
+    Args:
+        network: changed in place; its tensors are not, they are replaced.
+        dtype: type of all arithmetic but the classifier's.
+    """
+    _fold_norms(network.backbone)
+    head: Any = network.head
+    for name in ("reduce", "fuse"):
+        if type(part := getattr(head, name)) is ConvNormAct:
+            setattr(head, name, nn.Sequential(fuse_conv_bn_eval(part.conv, part.norm), part.act))
+    if type(head.attention) is InterlacedAttention:
+        head.attention = FoldedInterlacedAttention(head.attention)
+    network.to(dtype)
+    head.classifier.float()
+    head.dropout = _ToFloat32()
+
+
+class _ToFloat32(nn.Module):
+    """Takes the place of dropout, which does nothing in evaluation mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+class _Tracer(fx.Tracer):
+    """Looks into whatever holds convolutions or norms, and no further."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        inner = [part for part in m.modules() if isinstance(part, (nn.Conv2d, _Norm))]
+        return not inner or inner[0] is m
+
+
+def _fold_norms(backbone: nn.Module) -> None:
+    """Fold each norm whose only input is a convolution that nothing else reads."""
+    try:
+        graph = _Tracer().trace(backbone)
+    except Exception as error:  # a network can do anything that fx cannot follow
+        logger.info("%s keeps its norms: %s", type(backbone).__name__, error)
+        return
+    modules = dict(backbone.named_modules())
+    calls = {node: modules[node.target] for node in graph.nodes if node.op == "call_module"}
+    times = Counter(calls.values())
+    for node, norm in calls.items():
+        source = node.args[0]
+        convolution = calls.get(source)
+        if not (isinstance(norm, _Norm) and isinstance(convolution, nn.Conv2d)):
+            continue
+        if len(source.users) == times[norm] == times[convolution] == 1:
+            convolution.weight, convolution.bias = _fused(convolution, norm)
+            parent, _, name = node.target.rpartition(".")
+            setattr(backbone.get_submodule(parent), name, _after(norm))
+
+
+def _fused(convolution: nn.Conv2d, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return weight (C_out, C_in, k, k) and bias (C_out,) of a convolution with its norm."""
+    return fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
+def _after(norm: nn.Module) -> nn.Module:
+    """Return what is left of a norm: timm's bring an activation along."""
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
+
+
+class FoldedSelfAttention(nn.Module):
+    """`SelfAttention` among the positions of each group."""
+
+    def __init__(self, original: SelfAttention) -> None:
+        super().__init__()
+        queries = [_linear(part) for part in original.query]
+        keys = [_linear(part) for part in original.key]
+        weight, bias = _linear(original.project)
+        value, value_bias = original.value.weight.flatten(1), original.value.bias
+        self.inner = _Linear(*(torch.cat(pair) for pair in zip(queries[0], keys[0], strict=True)))
+        self.query = _Linear(*queries[1])
+        self.key = _Linear(*keys[1])
+        self.value = nn.Parameter(weight @ value, requires_grad=False)
+        self.bias = nn.Parameter(
+            bias if value_bias is None else bias + weight @ value_bias, requires_grad=False
+        )
+        self.act = original.project.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (G, N, C) to (G, N, C)."""
+        for_query, for_key = self.act(self.inner(x)).chunk(2, dim=-1)  # (G, N, D) each
+        query, key = self.act(self.query(for_query)), self.act(self.key(for_key))  # (G, N, D)
+        value = F.linear(x, self.value)  # (G, N, C)
+        out: Tensor = self.act(F.scaled_dot_product_attention(query, key, value) + self.bias)
+        return out
+
+
+class FoldedInterlacedAttention(nn.Module):
+    """`InterlacedAttention`; it works on maps whose channels lie together in memory."""
+
+    def __init__(self, original: InterlacedAttention) -> None:
+        super().__init__()
+        self.partition = original.partition
+        self.long_range = FoldedSelfAttention(original.long_range)
+        self.short_range = FoldedSelfAttention(original.short_range)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C, h, w), for any h and w."""
+        batch, channels, height, width = x.shape
+        window_h, window_w = self.partition
+        windows_h, windows_w = -(-height // window_h), -(-width // window_w)
+        pad_h, pad_w = windows_h * window_h - height, windows_w * window_w - width
+        top, left = pad_h // 2, pad_w // 2
+        x = x.permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, left, pad_w - left, top, pad_h - top)).contiguous()  # never `x` itself
+        grid = x.view(batch, windows_h, window_h, windows_w, window_w, channels)
+        # (B, P_h, P_w, Q_h, Q_w, C): a group for each place in a window
+        _attend(self.long_range, grid.permute(0, 2, 4, 1, 3, 5))
+        # (B, Q_h, Q_w, P_h, P_w, C): a group for each window
+        _attend(self.short_range, grid.permute(0, 1, 3, 2, 4, 5))
+        return x[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+
+
+def _attend(attention: FoldedSelfAttention, grid: Tensor) -> None:
+    """Replace the values of all groups of a grid, (B, G_h, G_w, N_h, N_w, C).
+
+    A group reads and writes its own positions only, so it can be done in place, part by part.
+    """
+    positions = grid.shape[3] * grid.shape[4]
+    if grid.device.type != "cpu" or torch.compiler.is_compiling():
+        parts = [grid]
+    else:
+        step = max(POSITIONS // positions, 1)
+        parts = [part for image in grid for row in image for part in row.split(step)]
+    for part in parts:
+        tokens = part.reshape(-1, positions, grid.shape[-1])  # (G, N, C)
+        part.copy_(attention(tokens).view(part.shape))
+
+
+def _linear(part: Any) -> tuple[Tensor, Tensor]:
+    """Return weight (C_out, C_in) and bias (C_out,) of a pointwise convolution with its norm."""
+    weight, bias = _fused(part.conv, part.norm)
+    return weight.detach().flatten(1), bias.detach()
+
+
+class _Linear(nn.Linear):
+    """A linear map with given weight (C_out, C_in) and bias (C_out,)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
