@@ -11,14 +11,15 @@ Letters in shapes: B pictures of one size, K classes, H W picture, h w logits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from types import EllipsisType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from isanet_zoo.network.config import ResizeRule
+from isanet_zoo.network.config import OUTPUT_STRIDE, ResizeRule
 from isanet_zoo.network.resize import resize
 
 Fused = Callable[[bool], tuple[Tensor, Tensor | None]]  # confidence wanted? -> labels, confidence
@@ -30,8 +31,8 @@ class Scores(NamedTuple):
     num_classes: int
     plane: Callable[[int], Tensor]  # class k -> (B, H, W) float32, good until the next call
     contenders: Sequence[int]  # in order, at least those that can have the highest score somewhere
-    # On a GPU: labels and, if wanted, confidence, in one kernel.
-    fused: Fused | None = None
+    fused: Fused | None = None  # all planes at once, on a GPU
+    kept: tuple[Tensor, Tensor] | None = None  # rows and columns that are the picture; all if None
 
 
 class Decision(NamedTuple):
@@ -51,15 +52,26 @@ def decide(scores: Scores, *, confidence: bool = False, probabilities: bool = Fa
         confidence: also return the softmax probability of the label.
         probabilities: also return all softmax probabilities (K floats per pixel).
     """
+    labels, *others = _decide(scores, confidence, probabilities)
+    if scores.kept is None:
+        return Decision(labels, *others)
+    rows, columns = scores.kept
+    cut = [None if other is None else _cut(other, rows, columns) for other in others]
+    return Decision(_cut(labels, rows, columns), *cut)
+
+
+def _decide(scores: Scores, confidence: bool, probabilities: bool) -> Decision:
     if scores.fused and not probabilities:
         return Decision(*scores.fused(confidence), None)
     first, *others = scores.contenders
     best = scores.plane(first).clone()  # (B, H, W)
     labels = torch.full_like(best, first, dtype=torch.uint8)
-    higher = torch.empty_like(best, dtype=torch.bool)
+    higher, label = torch.empty_like(best, dtype=torch.bool), torch.empty_like(labels)
     for k in others:
         plane = scores.plane(k)
-        labels.masked_fill_(torch.gt(plane, best, out=higher), k)
+        torch.gt(plane, best, out=higher)
+        # `labels[higher] = k`, several times faster: labels so far are below k.
+        torch.maximum(labels, torch.mul(higher.view(torch.uint8), k, out=label), out=labels)
         torch.maximum(best, plane, out=best)
     if not confidence and not probabilities:
         return Decision(labels, None, None)
@@ -78,6 +90,10 @@ def decide(scores: Scores, *, confidence: bool = False, probabilities: bool = Fa
         total.reciprocal() if confidence else None,  # the label's own share is exp(0) = 1
         None if shares is None else shares.div_(total[:, None]),
     )
+
+
+def _cut(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return x.index_select(-2, rows).index_select(-1, columns)
 
 
 def whole(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Scores:
@@ -163,6 +179,9 @@ def tiled(
 ) -> Scores:
     """Join the logits of overlapping tiles, averaged where they overlap, then resize to `size`.
 
+    Where the tiles' grids coincide, their logits are averaged before they are resized, which is the
+    same but for rounding.
+
     Args:
         tiles: each tile's place in the canvas, and its logits (B, K, h, w).
         canvas: (height, width) of the network's whole input.
@@ -170,6 +189,19 @@ def tiled(
         rule: how the family resizes.
     """
     tiles = [(window, logits.float().contiguous()) for window, logits in tiles]
+    if rule == "half_pixel" and _coincide(window for window, _ in tiles):
+        scores = _joined(tiles)
+    else:
+        scores = _added(tiles, canvas, rule)
+    if canvas == size:
+        return scores
+    return _each(_picture(scores), lambda plane: resize(plane[:, None], size, rule)[:, 0])
+
+
+def _added(
+    tiles: Sequence[tuple[Window, Tensor]], canvas: tuple[int, int], rule: ResizeRule
+) -> Scores:
+    """Average resized tiles."""
     batch, num_classes = tiles[0][1].shape[:2]
     share = tiles[0][1].new_zeros(1, 1, *canvas)
     for window, _ in tiles:
@@ -178,25 +210,92 @@ def tiled(
     total = share.new_empty(batch, 1, *canvas)
     tile = share.new_empty(batch, 1, *tiles[0][0].size)
 
-    def at(k: int) -> Tensor:
+    def plane(k: int) -> Tensor:
         total.zero_()
         for window, logits in tiles:
             total[window.area] += resize(logits[:, k : k + 1], window.size, rule, out=tile)
-        mean = total.mul_(share)
-        return (mean if canvas == size else resize(mean, size, rule))[:, 0]
+        return total.mul_(share)[:, 0]
 
-    return Scores(num_classes, at, range(num_classes))
+    return Scores(num_classes, plane, range(num_classes))
+
+
+def _coincide(windows: Iterable[Window]) -> bool:
+    """Say whether all logits lie on one grid, `OUTPUT_STRIDE` pixels apart."""
+    return all(number % OUTPUT_STRIDE == 0 for window in windows for number in window)
+
+
+def _joined(tiles: Sequence[tuple[Window, Tensor]]) -> Scores:
+    """Average tiles whose logits lie on one grid.
+
+    The tiles' edges cut the canvas into blocks, each covered by the same tiles all over. A block is
+    averaged with a rim of one logit, for its pixels beyond the centres of its outermost logits:
+    there, a tile that ends with the block repeats its last logit. All blocks with their rims are
+    resized as one map; of this map, the rims are not part of the picture.
+    """
+    rows = _Blocks.between((window.top, window.height) for window, _ in tiles)
+    columns = _Blocks.between((window.left, window.width) for window, _ in tiles)
+    batch, num_classes = tiles[0][1].shape[:2]
+    shape = (batch, num_classes, len(rows.logits), len(columns.logits))
+    total, count = tiles[0][1].new_zeros(shape), tiles[0][1].new_zeros(shape[-2:])
+    for window, logits in tiles:
+        here, y = rows.within(window.top, window.height)
+        there, x = columns.within(window.left, window.width)
+        total[..., here, there] += _cut(logits, y.to(logits.device), x.to(logits.device))
+        count[here, there] += 1
+    size = (OUTPUT_STRIDE * shape[2], OUTPUT_STRIDE * shape[3])
+    scores = whole(total.div_(count), size, "half_pixel")
+    return scores._replace(kept=(rows.pixels.to(total.device), columns.pixels.to(total.device)))
+
+
+class _Blocks(NamedTuple):
+    """One direction of a canvas that is cut into blocks; each gets a rim of one logit."""
+
+    cuts: Tensor  # (blocks + 1,) in logits
+    logits: Tensor  # (n,) the canvas's logit of each row, the rims' included
+    pixels: Tensor  # (canvas,) which of the 8·n resized rows are the picture
+
+    @classmethod
+    def between(cls, spans: Iterable[tuple[int, int]]) -> _Blocks:
+        """Cut at the ends of all (start, length), in pixels."""
+        ends = {end for start, length in spans for end in (start, start + length)}
+        cuts = torch.tensor(sorted(ends)) // OUTPUT_STRIDE
+        pairs = list(itertools.pairwise(cuts.tolist()))
+        logits = torch.cat([torch.arange(first - 1, last + 1) for first, last in pairs])
+        rims = torch.cat([torch.tensor([1, *[0] * (last - first), 1]) for first, last in pairs])
+        inside = (1 - rims).repeat_interleave(OUTPUT_STRIDE)
+        return cls(cuts, logits, inside.nonzero().flatten())
+
+    def within(self, start: int, length: int) -> tuple[slice, Tensor]:
+        """Return where a tile lies among the rows, and which of its logits each of them takes."""
+        first, last = start // OUTPUT_STRIDE, (start + length) // OUTPUT_STRIDE
+        before = int((self.cuts < first).sum()), int((self.cuts < last).sum())  # blocks
+        rows = slice(first + 2 * before[0], last + 2 * before[1])
+        return rows, (self.logits[rows] - first).clamp(0, last - first - 1)
+
+
+def _picture(scores: Scores) -> Scores:
+    """Return scores whose planes are the picture and nothing else."""
+    if scores.kept is None:
+        return scores
+    rows, columns = scores.kept
+    return _each(scores, lambda plane: _cut(plane, rows, columns))
+
+
+def _each(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
+    """Change every plane; who contends is not known afterwards."""
+    return Scores(scores.num_classes, lambda k: change(scores.plane(k)), range(scores.num_classes))
 
 
 def flipped(scores: Scores) -> Scores:
     """Mirror scores left to right."""
-    return scores._replace(plane=lambda k: scores.plane(k).flip(-1), fused=None)
+    return _each(_picture(scores), lambda plane: plane.flip(-1))
 
 
 def mean(views: Sequence[Scores]) -> Scores:
     """Average the scores of several views of the same pictures."""
     if len(views) == 1:
         return views[0]
+    views = [_picture(view) for view in views]
 
     def at(k: int) -> Tensor:
         total = views[0].plane(k).clone()

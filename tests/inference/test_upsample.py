@@ -165,24 +165,62 @@ def test_memory_format_and_type_of_logits_do_not_matter(size: tuple[int, int], t
     assert torch.equal(labels(logits.to(memory_format=torch.channels_last)), expected)
 
 
-@pytest.mark.parametrize("size", [(150, 190), (96, 120)])
-@pytest.mark.parametrize("rule", RULES)
-def test_tiles_are_averaged_where_they_overlap(rule: ResizeRule, size: tuple[int, int]) -> None:
-    canvas = (96, 120)
-    places = windows(canvas, (64, 48), (40, 30))
-    tiles = [(place, make_logits(2, 9, 8, 6, seed=number)) for number, place in enumerate(places)]
-    total = torch.zeros(2, 9, *canvas)
+@settings(max_examples=60, deadline=None)
+@given(
+    canvas=st.tuples(st.integers(3, 15), st.integers(3, 15)),
+    tile=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    stride=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    grid=st.sampled_from([8, 7]),
+    rule=st.sampled_from(RULES),
+    enlarged=st.sampled_from([1, 1.3]),
+    level=st.sampled_from([0, 20]),
+    seed=st.integers(0, 99),
+)
+@example((12, 15), (8, 6), (5, 4), 8, "half_pixel", 1, 0, 0)
+@example((12, 15), (8, 6), (5, 4), 8, "half_pixel", 1.3, 20, 0)
+@example((12, 15), (8, 6), (5, 4), 7, "corners", 1, 0, 0)
+def test_tiles_are_averaged_where_they_overlap(
+    canvas: tuple[int, int],
+    tile: tuple[int, int],
+    stride: tuple[int, int],
+    grid: int,
+    rule: ResizeRule,
+    enlarged: float,
+    level: int,
+    seed: int,
+) -> None:
+    """On one grid, which joins them before they are resized, and on others."""
+    canvas = (grid * canvas[0], grid * canvas[1])
+    size = (round(enlarged * canvas[0]), round(enlarged * canvas[1]))
+    step = (grid * min(stride[0], tile[0]), grid * min(stride[1], tile[1]))
+    places = windows(canvas, (grid * tile[0], grid * tile[1]), step)
+    levels = level * make_logits(1, 5, 1, 1, seed=seed)  # so that not all classes contend
+    tiles = [
+        (
+            place,
+            levels + make_logits(2, 5, -(-place.height // 8), -(-place.width // 8), seed=number),
+        )
+        for number, place in enumerate(places)
+    ]
+    total = torch.zeros(2, 5, *canvas)
     count = torch.zeros(canvas)
     for (top, left, height, width), logits in tiles:
-        total[:, :, top : top + height, left : left + width] += resize(
-            logits, (height, width), rule
-        )
+        full = resize(logits, (height, width), rule)
+        total[:, :, top : top + height, left : left + width] += full
         count[top : top + height, left : left + width] += 1
     assert count.min() >= 1
-    assert count.max() >= 4
-    expected = resize(total / count, size, rule)
-    scores = stack(tiled(tiles, canvas, size, rule))
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+    expected = total / count if canvas == size else resize(total / count, size, rule)
+    scores = tiled(tiles, canvas, size, rule)
+    decision = decide(scores, confidence=True, probabilities=True)
+    assert decision.probabilities is not None
+    torch.testing.assert_close(decision.probabilities, expected.softmax(1), rtol=0, atol=1e-4)
+    best, second = expected.topk(2, 1).values.unbind(1)
+    clear = best - second > 1e-3
+    assert torch.equal(decision.labels[clear].long(), expected.argmax(1)[clear])
+    mirrored = stack(flipped(scores))
+    torch.testing.assert_close(mirrored, expected.flip(-1), rtol=1e-5, atol=1e-4)
+    both = stack(mean([scores, given_scores(expected)]))
+    torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_one_tile_over_everything_only_resizes_twice() -> None:
