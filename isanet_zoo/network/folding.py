@@ -3,7 +3,6 @@
 - A batch norm after a convolution is part of the convolution.
 - A group's attention weights sum to one, so the value projection V and the output projection W are
   two linear maps in a row, W·(A·(V·x)) = A·((W·V)·x), and become one.
-- Queries and keys begin with projections of the same input, which become one.
 - The groups of interlaced attention know nothing of each other: on a CPU they are worked off a few
   at a time, in place, so that what belongs to them stays in the cache.
 
@@ -13,7 +12,9 @@ windows per side, G groups, N positions in a group.
 
 from __future__ import annotations
 
+import copy
 import logging
+import operator
 from collections import Counter
 from typing import Any
 
@@ -43,16 +44,21 @@ def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
         network: changed in place; its tensors are not, they are replaced.
         dtype: type of all arithmetic but the classifier's.
     """
-    _fold_norms(network.backbone)
+    network.backbone = _fold_backbone(network.backbone)
     head: Any = network.head
     for name in ("reduce", "fuse"):
         if type(part := getattr(head, name)) is ConvNormAct:
-            setattr(head, name, nn.Sequential(fuse_conv_bn_eval(part.conv, part.norm), part.act))
+            setattr(head, name, _folded(part))
     if type(head.attention) is InterlacedAttention:
         head.attention = FoldedInterlacedAttention(head.attention)
     network.to(dtype)
     head.classifier.float()
     head.dropout = _ToFloat32()
+
+
+def _folded(part: Any) -> nn.Sequential:
+    """Return a `ConvNormAct` as a convolution and an activation."""
+    return nn.Sequential(fuse_conv_bn_eval(part.conv, part.norm), part.act)
 
 
 class _ToFloat32(nn.Module):
@@ -70,25 +76,45 @@ class _Tracer(fx.Tracer):
         return not inner or inner[0] is m
 
 
-def _fold_norms(backbone: nn.Module) -> None:
-    """Fold each norm whose only input is a convolution that nothing else reads."""
+def _fold_backbone(backbone: nn.Module) -> nn.Module:
+    """Return an encoder with folded norms that lets go of each map once it is read.
+
+    Of its two maps the first, for the auxiliary head, is not kept: both are the last one.
+    """
     try:
         graph = _Tracer().trace(backbone)
     except Exception as error:  # a network can do anything that fx cannot follow
         logger.info("%s keeps its norms: %s", type(backbone).__name__, error)
-        return
+        return backbone
     modules = dict(backbone.named_modules())
-    calls = {node: modules[node.target] for node in graph.nodes if node.op == "call_module"}
+    calls = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
     times = Counter(calls.values())
     for node, norm in calls.items():
-        source = node.args[0]
+        source: Any = node.args[0]
         convolution = calls.get(source)
         if not (isinstance(norm, _Norm) and isinstance(convolution, nn.Conv2d)):
             continue
-        if len(source.users) == times[norm] == times[convolution] == 1:
+        if len(source.users) == times[norm] == times[convolution] == 1:  # nothing else reads it
             convolution.weight, convolution.bias = _fused(convolution, norm)
-            parent, _, name = node.target.rpartition(".")
-            setattr(backbone.get_submodule(parent), name, _after(norm))
+            parent, _, name = str(node.target).rpartition(".")
+            calls[node] = _after(norm)
+            setattr(backbone.get_submodule(parent), name, calls[node])
+    for node in graph.nodes:
+        if node.target is operator.add and _is_fresh(node.args[0], calls):
+            node.target = operator.iadd  # saves a map as large as the sum
+    output: Any = next(node for node in graph.nodes if node.op == "output")
+    *_, last = output.args[0]
+    output.args = ((last, last),)
+    return fx.GraphModule(backbone, graph)
+
+
+def _is_fresh(node: Any, calls: dict[fx.Node, nn.Module]) -> bool:
+    """Say whether a value is a convolution's output, possibly handed on, and read only once."""
+    while len(node.users) == 1 and isinstance(module := calls.get(node), (nn.Conv2d, nn.Identity)):
+        if isinstance(module, nn.Conv2d):
+            return True
+        (node,) = node.args
+    return False
 
 
 def _fused(convolution: nn.Conv2d, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
@@ -115,25 +141,27 @@ class FoldedSelfAttention(nn.Module):
 
     def __init__(self, original: SelfAttention) -> None:
         super().__init__()
-        queries = [_linear(part) for part in original.query]
-        keys = [_linear(part) for part in original.key]
-        weight, bias = _linear(original.project)
-        value, value_bias = original.value.weight.flatten(1), original.value.bias
-        self.inner = _Linear(*(torch.cat(pair) for pair in zip(queries[0], keys[0], strict=True)))
-        self.query = _Linear(*queries[1])
-        self.key = _Linear(*keys[1])
-        self.value = nn.Parameter(weight @ value, requires_grad=False)
-        self.bias = nn.Parameter(
-            bias if value_bias is None else bias + weight @ value_bias, requires_grad=False
-        )
-        self.act = original.project.act
+        self.query = nn.Sequential(*(_folded(part) for part in original.query))
+        self.key = nn.Sequential(*(_folded(part) for part in original.key))
+        project: Any = _folded(original.project)
+        convolution, self.act = project
+        self.value = copy.deepcopy(original.value)
+        weight, value = convolution.weight.flatten(1), original.value.weight.flatten(1)
+        self.value.weight = nn.Parameter((weight @ value)[..., None, None])
+        self.value.bias = None
+        self.bias = convolution.bias  # (C,)
+        if original.value.bias is not None:
+            self.bias = nn.Parameter(self.bias + weight @ original.value.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (G, N, C) to (G, N, C)."""
-        for_query, for_key = self.act(self.inner(x)).chunk(2, dim=-1)  # (G, N, D) each
-        query, key = self.act(self.query(for_query)), self.act(self.key(for_key))  # (G, N, D)
-        value = F.linear(x, self.value)  # (G, N, C)
-        out: Tensor = self.act(F.scaled_dot_product_attention(query, key, value) + self.bias)
+        # Convolutions, as their kernels are the fastest on all CPUs; this is a view.
+        image = x[None].permute(0, 3, 1, 2)  # (1, C, G, N), channels last
+        parts: tuple[nn.Module, ...] = (self.query, self.key, self.value)
+        # (G, N, D), (G, N, D), (G, N, C)
+        query, key, value = (part(image).permute(0, 2, 3, 1)[0] for part in parts)
+        context = F.scaled_dot_product_attention(query, key, value)  # (G, N, C)
+        out: Tensor = self.act(context + self.bias)
         return out
 
 
@@ -177,18 +205,3 @@ def _attend(attention: FoldedSelfAttention, grid: Tensor) -> None:
     for part in parts:
         tokens = part.reshape(-1, positions, grid.shape[-1])  # (G, N, C)
         part.copy_(attention(tokens).view(part.shape))
-
-
-def _linear(part: Any) -> tuple[Tensor, Tensor]:
-    """Return weight (C_out, C_in) and bias (C_out,) of a pointwise convolution with its norm."""
-    weight, bias = _fused(part.conv, part.norm)
-    return weight.detach().flatten(1), bias.detach()
-
-
-class _Linear(nn.Linear):
-    """A linear map with given weight (C_out, C_in) and bias (C_out,)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], device="meta")
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
