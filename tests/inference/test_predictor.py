@@ -142,6 +142,19 @@ def test_a_gpu_gives_the_labels_of_the_cpu(model: ISANet) -> None:
     assert next(model.parameters()).device.type == "cpu"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_graphs_give_what_the_first_run_gives(model: ISANet) -> None:
+    """The first picture of a size runs eagerly, the second is captured, the third replayed."""
+    pictures = [make_picture(*size, seed) for seed in range(4) for size in ((96, 128), (150, 203))]
+    predictor = Predictor(model, device="cuda", probabilities=True)
+    for picture in pictures:
+        fresh = one(Predictor(model, device="cuda", probabilities=True)(picture))
+        assert_same(one(predictor(picture)), fresh)
+    with ThreadPoolExecutor(4) as pool:
+        for ours, picture in zip(pool.map(predictor, pictures), pictures, strict=True):
+            assert_same(one(ours), one(predictor(picture)))
+
+
 class TestOptions:
     def test_one_picture(self, model: ISANet) -> None:
         picture = make_picture(150, 203)
