@@ -30,7 +30,8 @@ HEAT = ((24, 14, 58), (150, 36, 96), (238, 124, 52), (255, 248, 214))  # unsure 
 NOTHING = (None, None, "", gr.update(value=None, interactive=False))  # what is shown of no picture
 STYLE = """
 .legend { width: 100%; border-collapse: separate; border-spacing: 0 3px; }
-.legend tr, .legend td { border: 0 !important; padding: 0.25em 0.5em; }
+.legend, .legend tr, .legend td { border: 0 !important; }
+.legend td { padding: 0.25em 0.5em; }
 .legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .legend i { display: inline-block; width: 1em; height: 1em; margin-right: 0.5em;
             border-radius: 3px; vertical-align: -0.1em; }
@@ -117,15 +118,21 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
             classes = gr.HTML()
         with gr.Column(scale=2, min_width=480):
             with gr.Tab("Classes"):
-                overlay = gr.ImageSlider(label="Before and after", format="jpeg", height=560)
+                overlay = gr.ImageSlider(label="Before and after", format="jpeg", max_height=560)
             with gr.Tab("Confidence"):
                 heat = gr.Image(label="Dark: unsure. Bright: sure", format="jpeg", height=560)
             download = gr.DownloadButton("Download the class map (PNG)", interactive=False)
     shown = [overlay, heat, classes, download]
     name.change(describe, name, about, show_progress="hidden")
-    # One picture at a time; other visitors see their place in the queue.
-    work = gr.on([photo.change, name.change], segment, [photo, name], shown, concurrency_limit=1)
-    work.failure(lambda: NOTHING, None, shown, show_progress="hidden")
+    start = gr.on([photo.change, name.change], lambda: NOTHING, None, shown, show_progress="hidden")
+    start.then(
+        segment,
+        [photo, name],
+        shown,
+        show_progress_on=[overlay, heat],
+        trigger_mode="always_last",  # who changes their mind while it works is heard
+        concurrency_limit=1,  # one picture at a time; other visitors see their place in the queue
+    )
 
 
 def main() -> None:
