@@ -3,7 +3,8 @@
     python examples/batch_folder.py PHOTOS OUT
 
 OUT gets a PNG for each picture (a pixel's value is its class) and ``shares.csv``: a row for each
-picture, a column for each class, the share of the picture that it takes.
+picture, a column for each class, the share of the picture that it takes. A file that is no picture
+ends it; ``isanet-zoo predict`` goes on past those.
 """
 
 import csv

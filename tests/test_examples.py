@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
 import sys
 from pathlib import Path
@@ -48,6 +49,56 @@ def test_finetune(
     runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
     assert "right" in capsys.readouterr().out
     assert isanet_zoo.create_model(name, weights=target).classes == ("left", "right")
+
+
+def _crops(folder: Path) -> list[Path]:
+    """Cut two small pictures out of a photograph."""
+    folder.mkdir()
+    with Image.open(EXAMPLES / "street.jpg") as photo:
+        for number, left in enumerate((200, 500)):
+            photo.crop((left, 250, left + 160, 370)).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def test_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one picture whose mask is what the model says, and one where it says something else."""
+    predictor = isanet_zoo.Predictor("isanet_efficientnet_lite0os8_camvid")
+    (tmp_path / "testannot").mkdir()
+    for number, path in enumerate(_crops(tmp_path / "test")):
+        segmentation = predictor(path)
+        assert isinstance(segmentation, isanet_zoo.Segmentation)
+        mask = (segmentation.labels + number) % len(segmentation.label_set)
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "testannot" / path.name)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "camvid", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "evaluate.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "CamVid test, 2 pictures"
+    assert any(line.split() == ["pixel", "accuracy", "50.00"] for line in lines)
+    assert lines[-2:] == [
+        "  0.0% of the pixels are right in 1.png",
+        "100.0% of the pixels are right in 0.png",
+    ]
+
+
+def test_batch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, out = _crops(tmp_path / "photos"), tmp_path / "new" / "out"
+    monkeypatch.setattr(sys, "argv", ["batch_folder.py", str(tmp_path / "photos"), str(out)])
+    runpy.run_path(str(EXAMPLES / "batch_folder.py"), run_name="__main__")
+    with (out / "shares.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picture"] for row in rows] == [path.name for path in photos]
+    predictor = isanet_zoo.Predictor("isanet_efficientnet_lite0os8_camvid")
+    for row, path in zip(rows, photos, strict=True):
+        segmentation = predictor(path)
+        assert isinstance(segmentation, isanet_zoo.Segmentation)
+        with Image.open(out / f"{path.name}.png") as image:
+            assert np.array_equal(np.asarray(image), segmentation.labels)
+        shares = {title: float(row[title]) for title in segmentation.label_set.names}
+        expected = {title: share for _, title, share in segmentation.present()}
+        for title, share in shares.items():
+            assert share == pytest.approx(expected.get(title, 0), abs=1e-4)
 
 
 def test_lite0_encoder_reads_the_tensors_in_order(
