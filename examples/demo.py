@@ -120,7 +120,12 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
             with gr.Tab("Classes"):
                 overlay = gr.ImageSlider(label="Before and after", format="jpeg", max_height=560)
             with gr.Tab("Confidence"):
-                heat = gr.Image(label="Dark: unsure. Bright: sure", format="jpeg", height=560)
+                heat = gr.Image(
+                    label="Dark: unsure. Bright: sure",
+                    format="jpeg",
+                    height=560,
+                    buttons=["download", "fullscreen"],
+                )
             download = gr.DownloadButton("Download the class map (PNG)", interactive=False)
     shown = [overlay, heat, classes, download]
     name.change(describe, name, about, show_progress="hidden")
