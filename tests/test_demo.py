@@ -31,7 +31,7 @@ EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
 BUILT_IN, OTHER = "isanet_efficientnet_lite0os8_camvid", "isanet_resnet50os8_voc"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: the server reaches this machine alone
-PATIENCE = 60  # seconds, on a busy machine
+PATIENCE = 180  # seconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
