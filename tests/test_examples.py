@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +50,54 @@ def test_finetune(
     runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
     assert "right" in capsys.readouterr().out
     assert isanet_zoo.create_model(name, weights=target).classes == ("left", "right")
+
+
+def _crop(target: Path, left: int) -> isanet_zoo.Segmentation:
+    """Cut a small picture out of a photograph; return what the built-in model says of it."""
+    with Image.open(EXAMPLES / "street.jpg") as photo:
+        photo.crop((left, 250, left + 160, 370)).save(target)
+    segmentation = isanet_zoo.predict("isanet_efficientnet_lite0os8_camvid", target)
+    assert isinstance(segmentation, isanet_zoo.Segmentation)
+    return segmentation
+
+
+def test_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a picture twice: its mask is what the model says, and something else."""
+    pictures, masks = tmp_path / "test", tmp_path / "testannot"
+    pictures.mkdir()
+    masks.mkdir()
+    segmentation = _crop(pictures / "right.png", 200)
+    shutil.copy(pictures / "right.png", pictures / "wrong.png")
+    Image.fromarray(segmentation.labels).save(masks / "right.png")
+    Image.fromarray((segmentation.labels + 1) % 11).save(masks / "wrong.png")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "camvid", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "evaluate.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "CamVid test, 2 pictures"
+    assert any(line.split() == ["pixel", "accuracy", "50.00"] for line in lines)
+    assert lines[-2:] == [
+        "  0.0% of the pixels are right in wrong.png",
+        "100.0% of the pixels are right in right.png",
+    ]
+
+
+def test_batch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "new" / "out"
+    photos.mkdir()
+    expected = {name: _crop(photos / name, left) for name, left in (("a.png", 200), ("b.png", 500))}
+    monkeypatch.setattr(sys, "argv", ["batch_folder.py", str(photos), str(out)])
+    runpy.run_path(str(EXAMPLES / "batch_folder.py"), run_name="__main__")
+    with (out / "shares.csv").open(encoding="utf-8") as file:
+        rows = {row.pop("picture"): row for row in csv.DictReader(file)}
+    assert rows.keys() == expected.keys()
+    for name, segmentation in expected.items():
+        with Image.open(out / f"{name}.png") as image:
+            assert np.array_equal(np.asarray(image), segmentation.labels)
+        shares = dict.fromkeys(segmentation.label_set.names, "0")
+        shares |= {title: f"{share:.4f}" for _, title, share in segmentation.present()}
+        assert rows[name] == shares
 
 
 def test_lite0_encoder_reads_the_tensors_in_order(
