@@ -117,6 +117,7 @@ EDGES: dict[str, set[str]] = {
     "weights.arrays": {"errors"},
     "weights.containers": {"errors", "weights.arrays", "weights.fetch"},
     "weights.layouts": {"weights.containers"},
+    "weights.tensors": {"errors", "weights.containers"},
     "weights.checkpoints": {
         "errors",
         "network.backbones",
@@ -124,17 +125,17 @@ EDGES: dict[str, set[str]] = {
         "network.isanet",
         "weights.containers",
         "weights.layouts",
+        "weights.tensors",
     },
     "weights.cards": {
         "errors",
         "labels",
         "network.config",
-        "network.isanet",
         "recipe",
         "records",
         "weights.cache",
-        "weights.checkpoints",
         "weights.manifest",
+        "weights.tensors",
     },
     "weights.acquire": {
         "errors",
@@ -145,6 +146,7 @@ EDGES: dict[str, set[str]] = {
         "weights.containers",
         "weights.fetch",
         "weights.manifest",
+        "weights.tensors",
     },
     "weights.pinning": {
         "errors",
@@ -153,6 +155,7 @@ EDGES: dict[str, set[str]] = {
         "weights.checkpoints",
         "weights.fetch",
         "weights.manifest",
+        "weights.tensors",
     },
     # the doors
     "zoo": {

@@ -24,6 +24,7 @@ from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
 from isanet_zoo.weights.manifest import Weights, families, get_weights
+from isanet_zoo.weights.tensors import save_state, state_digest
 
 logger = logging.getLogger(__name__)
 
@@ -112,16 +113,14 @@ def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
     return damage
 
 
-def difference(
-    weights: Weights, sha256: str, size: int, state_digest: str | None = None
-) -> str | None:
+def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
     """Compare a published file with what the manifest knows of it.
 
     Args:
         weights: the manifest's record.
         sha256: the file's hash.
         size: its length in bytes.
-        state_digest: the hash of its tensors, once they are read.
+        digest: the hash of its tensors, once they are read.
 
     Returns:
         Where they differ, or None.
@@ -130,7 +129,7 @@ def difference(
     facts = {
         "size": (size, weights.size),
         "sha256": (sha256[: len(expected)], expected),
-        "state digest": (state_digest, weights.state_digest),
+        "state digest": (digest, weights.state_digest),
     }
     for fact, (found, known) in facts.items():
         if known and found not in (None, known):
@@ -167,7 +166,7 @@ def _convert(
     state, _, layout = checkpoints.load_checkpoint(
         path, weights.network, exact=True, called=weights.filename
     )
-    digest = checkpoints.state_digest(state)
+    digest = state_digest(state)
     if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
         raise IntegrityError(mismatch)
     pin = entry.record()
@@ -178,7 +177,7 @@ def _convert(
             f"{weights.name} --force` accepts them"
         )
     entry.place(
-        lambda model: checkpoints.save_state(state, model),
+        lambda model: save_state(state, model),
         lambda model: SideFile(
             name=weights.name,
             source=fetched.source,
@@ -205,7 +204,7 @@ def verify(entry: CacheEntry) -> str | None:
     if unfit := _unfit(entry, weights):
         return unfit
     record = entry.record()
-    digest = checkpoints.state_digest(read_state(entry.model, str(entry.model)))
+    digest = state_digest(read_state(entry.model, str(entry.model)))
     if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
         return f"its tensors have digest {digest}"
     return None
@@ -320,7 +319,7 @@ def convert_checkpoint(
     card = described if isinstance(described, Card) else _describe(checkpoint, described)
     try:
         with temporary_file(target.parent, ".safetensors") as temporary:
-            checkpoints.save_state(state, temporary, card=card.text())
+            save_state(state, temporary, card=card.text())
             replace(temporary, target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error

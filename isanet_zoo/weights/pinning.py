@@ -13,6 +13,7 @@ from isanet_zoo.weights.acquire import difference, progress_bar
 from isanet_zoo.weights.cache import replace, temporary_file
 from isanet_zoo.weights.fetch import Fetched, fetch
 from isanet_zoo.weights.manifest import Weights, find_weights, load_manifest
+from isanet_zoo.weights.tensors import state_digest
 
 
 def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
@@ -61,6 +62,6 @@ def _examine(weights: Weights) -> Callable[[Path, Fetched], tuple[Fetched, str]]
         checkpoint = checkpoints.load_checkpoint(
             path, weights.network, exact=True, called=weights.filename
         )
-        return fetched, checkpoints.state_digest(checkpoint.state)
+        return fetched, state_digest(checkpoint.state)
 
     return examine
