@@ -30,6 +30,25 @@ EDGES: dict[str, set[str]] = {
         "network.backbones",
         "network.config",
         "network.resize",
+        "publishing",
+    },
+    # saved, published and brought back: what the network inherits
+    "hugging_face": {"errors", "weights.fetch"},
+    "model_card": {"network.config", "weights.configs", "weights.manifest"},
+    "publishing": {
+        "errors",
+        "hugging_face",
+        "labels",
+        "model_card",
+        "network.config",
+        "recipe",
+        "weights.cache",
+        "weights.cards",
+        "weights.configs",
+        "weights.containers",
+        "weights.manifest",
+        "weights.reports",
+        "weights.tensors",
     },
     # from a picture to a label map
     "inference.images": {"errors"},
@@ -137,6 +156,8 @@ EDGES: dict[str, set[str]] = {
         "weights.manifest",
         "weights.tensors",
     },
+    "weights.configs": {"errors", "records", "weights.cards", "weights.manifest"},
+    "weights.reports": set(),
     "weights.acquire": {
         "errors",
         "labels",
@@ -160,6 +181,7 @@ EDGES: dict[str, set[str]] = {
     # the doors
     "zoo": {
         "errors",
+        "hugging_face",
         "inference.images",
         "inference.predictor",
         "inference.segmentation",
@@ -169,7 +191,9 @@ EDGES: dict[str, set[str]] = {
         "weights.acquire",
         "weights.cards",
         "weights.checkpoints",
+        "weights.layouts",
         "weights.manifest",
+        "weights.reports",
     },
     "factories": {"network.isanet", "zoo"},
     "cli": {
@@ -234,7 +258,7 @@ def test_rooms_are_entered_in_one_direction() -> None:
     entered = {room(module): set[str]() for module in EDGES}
     for module, edges in EDGES.items():
         entered[room(module)] |= {room(edge) for edge in edges} - {room(module)}
-    assert entered["network"] == {"errors", "labels", "options"}
+    assert entered["network"] == {"errors", "labels", "options", "publishing"}
     assert entered["inference"] == {"errors", "labels", "network", "options"}
     assert not entered["weights"] & {"zoo", "factories", "cli"}
 
