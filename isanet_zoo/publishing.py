@@ -29,7 +29,7 @@ from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import CacheEntry, replace, temporary_file
 from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.configs import Config, Provenance, read_config
-from isanet_zoo.weights.containers import read_state
+from isanet_zoo.weights.containers import read_safetensors
 from isanet_zoo.weights.manifest import Metric, Weights, get_weights
 from isanet_zoo.weights.reports import LoadReport
 from isanet_zoo.weights.tensors import Spec, check, save_state, spec_of, state_digest, widen
@@ -105,7 +105,7 @@ class Publishable(nn.Module):
         folder, called, trust = _find(source, revision, token, progress)
         config = read_config(folder / CONFIG, f"{called}: {CONFIG}")
         tensors = f"{called}: {TENSORS}"
-        state = read_state(folder / TENSORS, tensors)
+        state = read_safetensors(folder / TENSORS, tensors)
         model = _skeleton(cls, config, f"{called}: {CONFIG}")
         check(widen(state), _structure(model), tensors)
         if (digest := state_digest(state)) != config.state_digest:
@@ -291,7 +291,7 @@ def _find(
         if address.revision and revision:
             raise InputError(f"{source!r} and revision={revision!r} both name a revision; give one")
         address = hugging_face.Address(address.repo, address.revision or revision)
-    elif Path(source).is_dir():
+    elif str(source) and Path(source).is_dir():
         if revision is not None:
             raise InputError(
                 f"{str(source)!r} is a folder, which has no revision {revision!r}; if the "
@@ -352,8 +352,8 @@ def _recorded(model: Publishable, state: Mapping[str, Tensor]) -> Card | Weights
 def _are_in(path: Path, state: Mapping[str, Tensor]) -> bool:
     """Say whether a file holds these tensors, bit by bit."""
     try:
-        stored = widen(read_state(path, str(path)))
-    except CheckpointError:  # gone or replaced since
+        stored = widen(read_safetensors(path, str(path)))
+    except CheckpointError:  # gone since, or in other names
         return False
     return all(
         key in stored and torch.equal(tensor.cpu(), stored[key]) for key, tensor in state.items()
