@@ -12,8 +12,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 yaml: Any = importlib.import_module("yaml")  # has no types
 
@@ -52,6 +56,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.cdn = f"http://localhost:{self.server_port}/cdn"  # another host, as the hub's is
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}  # large files, by sha256
         self.seen: list[str] = []
@@ -78,6 +83,22 @@ def running() -> Iterator[Hub]:
         finally:
             hub.shutdown()
             thread.join()
+
+
+def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path, token: str | None) -> None:
+    """Make huggingface_hub, which reads its variables only once, talk to a hub."""
+    for name in ("ISANET_ZOO_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # plain HTTP
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
 
 
 class _RefusedError(Exception):
@@ -250,9 +271,11 @@ class _Handler(BaseHTTPRequestHandler):
         sha256 = hashlib.sha256(content).hexdigest()
         self.server.objects.setdefault(sha256, content)
         headers["X-Linked-Size"], headers["X-Linked-Etag"] = str(len(content)), f'"{sha256}"'
-        self._send(302, b"", headers | {"Location": f"{self.server.url}/cdn/{sha256}"})
+        self._send(302, b"", headers | {"Location": f"{self.server.cdn}/{sha256}"})
 
     def serve(self, oid: str) -> None:
+        if self._token:
+            raise _RefusedError(400, "", "a token was shown to another host")
         self._send(200, self.server.objects[oid], {"ETag": f'"{oid}"'})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from isanet_zoo import ISANet, create_model, predict
+from isanet_zoo import ISANet, create_model, get_weights, model_card, predict, save_model
 from isanet_zoo.errors import (
     CheckpointError,
     InputError,
@@ -24,8 +26,10 @@ from isanet_zoo.errors import (
 from isanet_zoo.inference.segmentation import Segmentation
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.network.config import Preprocess
-from isanet_zoo.weights.manifest import Metric
-from tests import reference
+from isanet_zoo.weights.configs import read_config
+from isanet_zoo.weights.manifest import Metric, load_manifest
+from isanet_zoo.weights.tensors import state_digest
+from tests import hub as stand_in, reference
 from tests.conftest import TINY_NETWORK, TinyZoo
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
@@ -405,3 +409,123 @@ def test_places_that_cannot_be_are_named(tmp_path: Path) -> None:
             ISANet.from_pretrained(source)
     with pytest.raises(InputError, match="is a folder, which has no revision 'v1'"):
         ISANet.from_pretrained(tmp_path, revision="v1")
+
+
+# What a saved model says of itself
+
+
+def test_published_weights_bring_what_was_reported(tmp_path: Path) -> None:
+    create_model(BUILT_IN, pretrained=True).save_pretrained(tmp_path)
+    weights = get_weights(BUILT_IN)
+    said = metadata(tmp_path)
+    assert said["library_name"] == "isanet_zoo"
+    assert said["pipeline_tag"] == "image-segmentation"
+    assert said["license"] == "cc-by-nc-4.0"
+    assert said["datasets"] == ["camvid"]
+    (index,) = said["model-index"]
+    found = {result["dataset"]["name"]: result["metrics"] for result in index["results"]}
+    assert found.keys() == {"CamVid test", "CamVid val"}
+    ((metric,), _) = found.values()
+    assert (metric["value"], metric["verified"]) == (weights.miou, False)
+    assert metric["args"]["reported_by"] == "isanet_zoo"
+    text = (tmp_path / "README.md").read_text("utf-8")
+    for fact in (weights.sha256, weights.licence.dataset, "Brostow", "huang2019isa", "Bicyclist"):
+        assert str(fact) in text
+    assert "reproduced" not in text
+
+
+def test_reported_values_name_their_source_and_are_never_called_measured(
+    tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    model = create_model("isanet_tiny", pretrained=True)
+    model.save_pretrained(tmp_path)
+    text, said = (tmp_path / "README.md").read_text("utf-8"), metadata(tmp_path)
+    (result,) = said["model-index"][0]["results"]
+    config_url = tiny_zoo.weights.links.config
+    assert result["source"] == {"name": "sssegmentation", "url": config_url}
+    assert result["metrics"][0]["verified"] is False
+    assert "| mIoU | 76.99 |" in text
+    assert "| sssegmentation | no |" in text
+    sha256 = hashlib.sha256(tiny_zoo.published.read_bytes()).hexdigest()
+    assert f"- Published file: {tiny_zoo.weights.sources[0]}\n- Its sha256: `{sha256}`" in text
+    assert state_digest(model.state_dict()) in text
+
+
+def test_further_training_leaves_the_reported_values_behind(
+    tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    same = create_model("isanet_tiny", pretrained=True)
+    with torch.no_grad():
+        next(same.parameters()).mul_(1.001)
+    for model, folder in ((finetuned(), tmp_path / "a"), (same, tmp_path / "b")):
+        model.save_pretrained(folder, dataset="Fruit train")
+        text = (folder / "README.md").read_text("utf-8")
+        assert "model-index" not in metadata(folder)
+        assert "76.99" not in text
+        assert "Made from the published weights `isanet_tiny`, trained further on Fruit" in text
+        assert metadata(folder)["license"] == "apache-2.0"  # still that of what it was made from
+        origin = ISANet.from_pretrained(folder).origin
+        assert origin is not None
+        assert origin.provenance is not None
+        assert not origin.provenance.unchanged
+
+
+def test_a_second_hand_model_keeps_its_history_until_it_is_trained(tmp_path: Path) -> None:
+    random_model().save_pretrained(
+        tmp_path / "1", dataset="Fruit train", metrics=[MEASURED], licence="mit"
+    )
+    model = ISANet.from_pretrained(tmp_path / "1")
+    model.save_pretrained(tmp_path / "2")
+    first, second = (read_config(tmp_path / n / "config.json", n) for n in "12")
+    assert first == second
+    assert first.metrics == (MEASURED,)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.001)
+    model.save_pretrained(tmp_path / "3")
+    third = read_config(tmp_path / "3" / "config.json", "3")
+    assert (third.metrics, third.dataset, third.licence) == ((), "", "mit")
+
+
+def test_a_file_s_card_goes_into_the_config(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    recipe = tiny_zoo.weights.recipe
+    file = tmp_path / "best.safetensors"
+    save_model(random_model(), file, dataset="Fruit train", recipe=recipe, metrics=[MEASURED])
+    create_model("isanet_tiny", weights=file, aux_loss=True).save_pretrained(tmp_path / "saved")
+    config = read_config(tmp_path / "saved" / "config.json", "config.json")
+    assert (config.dataset, config.recipe) == ("Fruit train", recipe)
+    assert config.metrics == (MEASURED,)
+    assert config.provenance is None
+
+
+def test_model_card_shows_use_preprocessing_and_every_class(tmp_path: Path) -> None:
+    random_model().save_pretrained(tmp_path / "fruits", metrics=[MEASURED])
+    text = (tmp_path / "fruits" / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) == 5
+    assert 'from_pretrained("fruits")' in code
+    assert "fit 96 pixels on the longer and 64 on the shorter side" in text
+    assert "BGR" in text
+    assert "mean 1, 2, 3, std 9, 8, 7" in text
+    assert "| 3 | plum \\| sloe | `#0000ff` | 30 |" in text
+    assert "labelled 254 have no class" in text
+    assert "These weights: not stated" in text
+    assert "license" not in metadata(tmp_path / "fruits")
+
+
+def test_use_of_the_model_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(PICTURE, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    for name, in_chans in (("three", 3), ("four", 4)):
+        random_model(in_chans).save_pretrained(name)
+        text = Path(name, "README.md").read_text("utf-8")
+        (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        exec(code, {})
+
+
+@pytest.mark.parametrize("name", list(load_manifest()))
+def test_every_licence_of_the_manifest_is_understood(name: str) -> None:
+    terms = get_weights(name).licence.weights
+    expected = {"A": "apache-2.0", "C": "cc-by-nc-4.0", "M": "other"}[terms[0]]
+    assert model_card.licence_id(terms) == expected

@@ -79,7 +79,7 @@ def acquire(
         with progress_bar(weights.filename, progress) as show:
             fetch(
                 weights.filename,
-                [*local, *mirrored(weights.filename), *weights.sources],
+                [*local, *mirrored(weights.filename), *_hub(weights), *weights.sources],
                 entry.folder,
                 functools.partial(_convert, weights, entry, force),
                 by_hand=by_hand,
@@ -113,8 +113,12 @@ def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
     return damage
 
 
+def _hub(weights: Weights) -> list[str]:
+    return [weights.hub.url] if weights.hub else []
+
+
 def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
-    """Compare a published file with what the manifest knows of it.
+    """Compare a published file, or its converted twin, with what the manifest knows of it.
 
     Args:
         weights: the manifest's record.
@@ -125,9 +129,10 @@ def difference(weights: Weights, sha256: str, size: int, digest: str | None = No
     Returns:
         Where they differ, or None.
     """
-    expected = weights.sha256 or weights.sha256_prefix or ""
+    twin = weights.hub if weights.hub and weights.hub.sha256 == sha256 else None
+    expected = sha256 if twin else weights.sha256 or weights.sha256_prefix or ""
     facts = {
-        "size": (size, weights.size),
+        "size": (size, twin.size if twin else weights.size),
         "sha256": (sha256[: len(expected)], expected),
         "state digest": (digest, weights.state_digest),
     }
@@ -161,6 +166,11 @@ def _convert(
             the first time on this machine.
         CheckpointError: its tensors are not the network's.
     """
+    twin = weights.hub
+    if twin and fetched.source == twin.url and fetched.sha256 != twin.sha256:
+        raise IntegrityError(
+            f"{twin.path} has sha256 {fetched.sha256}, the manifest says {twin.sha256}"
+        )
     if mismatch := difference(weights, fetched.sha256, fetched.size):
         raise IntegrityError(mismatch)  # before anything of it is read
     state, _, layout = checkpoints.load_checkpoint(
