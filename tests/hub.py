@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
                 "shouldIgnore": False,
-                "oid": _blob(files[file["path"]]) if file["path"] in files else None,
+                "oid": _oid(file["path"], files[file["path"]]) if file["path"] in files else None,
             }
             for file in json.loads(self.body)["files"]
         ]
@@ -285,6 +285,12 @@ class _Handler(BaseHTTPRequestHandler):
 def _blob(content: bytes) -> str:
     """Return git's name of a file's contents."""
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+
+
+def _oid(path: str, content: bytes) -> str:
+    """Return how the hub names a file's contents."""
+    large = path.endswith(".safetensors")
+    return hashlib.sha256(content).hexdigest() if large else _blob(content)
 
 
 ROUTES: dict[str, Any] = {

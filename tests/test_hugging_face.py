@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,9 +92,29 @@ def test_a_repository_made_from_another_model_is_refused(
     hub: Hub, tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
-    create_model("isanet_tiny", pretrained=True).push_to_hub(REPO)
-    monkeypatch.undo()
-    assert hub.repositories
+    model = create_model("isanet_tiny", pretrained=True, aux_loss=True)
+    model.push_to_hub(REPO)
+    again = create_model("isanet_tiny", weights=f"hf-hub:{REPO}", aux_loss=True)
+    assert_same(model, again)
+    assert again.weights == tiny_zoo.weights
+    config = json.loads(hub.repositories[REPO].commits[-1][1]["config.json"])
+    config["model"] = "isanet_resnet18"
+    hub.repositories[REPO].commit({"config.json": json.dumps(config).encode()})
+    with pytest.raises(CheckpointError, match="made from isanet_resnet18, not from isanet_tiny"):
+        create_model("isanet_tiny", weights=f"hf-hub:{REPO}")
+    assert_same(model, ISANet.from_pretrained(REPO))
+
+
+def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_path: Path) -> None:
+    cli.main(["push", BUILT_IN, REPO])
+    model = create_model(BUILT_IN, weights=f"hf-hub:{REPO}")  # without the auxiliary head
+    model.save_pretrained(tmp_path / "again")
+    origin = ISANet.from_pretrained(tmp_path / "again").origin
+    assert origin is not None
+    assert origin.metrics == isanet_zoo.get_weights(BUILT_IN).metrics
+    assert origin.provenance is not None
+    assert origin.provenance.unchanged
+    assert hub.seen
 
 
 def test_a_folder_of_the_same_name_does_not_hide_the_repository(
@@ -225,8 +246,33 @@ def test_a_card_that_the_hub_refuses_is_an_error(hub: Hub, monkeypatch: pytest.M
 
 
 def test_pushing_again_what_is_there_makes_no_commit(hub: Hub) -> None:
-    commits = {random_model().push_to_hub(REPO) for _ in range(2)}
-    assert len(commits) == 1 or len(hub.repositories[REPO].commits) == 3
+    first, second = (random_model().push_to_hub(REPO) for _ in range(2))
+    assert first == second
+    assert len(hub.repositories[REPO].commits) == 1 + 1
+
+
+def test_no_reader_gets_one_file_of_each_of_two_models(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody pushes between the two files that are fetched."""
+    old, new = random_model(seed=1), random_model(seed=2)
+    old.push_to_hub(REPO)
+    names: list[str] = []
+    resolve = stand_in._Handler.resolve
+
+    def push_first(self: stand_in._Handler, repo: str, revision: str, name: str) -> None:
+        if not names:
+            files = dict(zip(sorted(FILES), [b"", b"{}", b""], strict=True))
+            hub.repositories[REPO].commit(files)
+        names.append(name)
+        resolve(self, repo, revision, name)
+
+    route = next(route for route in stand_in.ROUTES if "/resolve/" in route)
+    monkeypatch.setitem(stand_in.ROUTES, route, push_first)
+    assert_same(old, ISANet.from_pretrained(REPO))
+    assert set(names) == {"config.json", "model.safetensors"}
+    new.push_to_hub(REPO)
+    assert_same(new, ISANet.from_pretrained(REPO))
 
 
 def test_address_is_read() -> None:
