@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.server.repositories:
             self._send(409, json.dumps({"url": f"{self.server.url}/{name}"}).encode())
             return
-        self.server.make(name, private=asked.get("visibility") == "private")
+        self.server.make(name, private=asked.get("private", asked.get("visibility") == "private"))
         self._send_json({"url": f"{self.server.url}/{name}"})
 
     def info(self, repo: str, revision: str = "main") -> None:

@@ -26,7 +26,7 @@ from isanet_zoo.errors import (
 from tests import hub as stand_in
 from tests.conftest import TinyZoo
 from tests.hub import OWNER, STRANGER, Hub
-from tests.test_publishing import BUILT_IN, FILES, assert_same, random_model
+from tests.test_publishing import BUILT_IN, FILES, MEASURED, assert_same, random_model
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 REPO = "someone/fruits"
@@ -114,6 +114,12 @@ def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_
     assert origin.metrics == isanet_zoo.get_weights(BUILT_IN).metrics
     assert origin.provenance is not None
     assert origin.provenance.unchanged
+    random_model().push_to_hub(REPO, dataset="Fruit train", metrics=[MEASURED])
+    model = create_model(f"hf-hub:{REPO}", pretrained=True)  # nothing but its config knows it
+    model.save_pretrained(tmp_path / "fruits")
+    origin = ISANet.from_pretrained(tmp_path / "fruits").origin
+    assert origin is not None
+    assert (origin.dataset, origin.metrics) == ("Fruit train", (MEASURED,))
     assert hub.seen
 
 
