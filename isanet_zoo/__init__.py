@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OfflineError as OfflineError,
         SourceError as SourceError,
         UnknownModelError as UnknownModelError,
+        UploadError as UploadError,
         ZooError as ZooError,
     )
     from isanet_zoo.factories import (
@@ -65,8 +66,8 @@ if TYPE_CHECKING:
         get_weights as get_weights,
         list_models as list_models,
     )
+    from isanet_zoo.weights.reports import LoadReport as LoadReport
     from isanet_zoo.zoo import (
-        LoadReport as LoadReport,
         Predictor as Predictor,
         create_model as create_model,
         predict as predict,
@@ -85,6 +86,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "OfflineError",
         "SourceError",
         "UnknownModelError",
+        "UploadError",
         "ZooError",
     ),
     "factories": (
@@ -109,7 +111,8 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "weights.acquire": ("convert_checkpoint", "download"),
     "weights.cards": ("save_model",),
     "weights.manifest": ("Weights", "get_weights", "list_models"),
-    "zoo": ("LoadReport", "Predictor", "create_model", "predict"),
+    "weights.reports": ("LoadReport",),
+    "zoo": ("Predictor", "create_model", "predict"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

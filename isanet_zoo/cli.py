@@ -17,7 +17,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,13 @@ from isanet_zoo import __version__, records
 from isanet_zoo.errors import InputError, ManifestError, ZooError
 from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
-from isanet_zoo.weights.manifest import Weights, get_weights, list_models, manifest_path
+from isanet_zoo.weights.manifest import (
+    Weights,
+    get_weights,
+    list_models,
+    load_manifest,
+    manifest_path,
+)
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.metrics import Scores
@@ -165,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(verbose=True)  # say what was recognised
     convert.add_argument("--half", action="store_true", help="store float16: half the size")
 
+    push = command(_push, "push")
+    push.add_argument("name", help="see `list`")
+    push.add_argument("repo", metavar="REPO", help="a repository of the Hugging Face hub: ORG/NAME")
+    push.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
+    push.add_argument("--private", action="store_true", help="make a repository that is private")
+    push.add_argument("--licence", metavar="ID", help="of the weights, such as apache-2.0")
+    _dry(push)
+
     _json(command(_verify, "verify"))
 
     cache = command(_cache, "cache")
@@ -177,12 +192,30 @@ def _parser() -> argparse.ArgumentParser:
 
     pin = command(_pin, "pin")
     _names(pin)
-    pin.add_argument("--manifest", type=Path, help="the file to write (default: the one in use)")
+    _manifest(pin)
+
+    mirror = command(_mirror, "mirror")
+    mirror.add_argument("repo", metavar="REPO", help="a repository of the Hugging Face hub")
+    _names(mirror)
+    _manifest(mirror)
+    _dry(mirror)
     return parser
 
 
 def _json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _dry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: list the files with their sizes, and print the model card",
+    )
+
+
+def _manifest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--manifest", type=Path, help="the file to write (default: the one in use)")
 
 
 def _ways(parser: argparse.ArgumentParser) -> None:
@@ -588,6 +621,37 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _push(options: argparse.Namespace) -> int:
+    """Publish a model on the Hugging Face hub, with its classes and a model card."""
+    from isanet_zoo.hugging_face import PREFIX, check_name
+    from isanet_zoo.publishing import describe, write_folder
+    from isanet_zoo.zoo import create_model
+
+    repo = check_name(options.repo)
+    model = create_model(options.name, options.weights is None, weights=options.weights)
+    if model.load_report.unused:  # the auxiliary head, for whoever trains it further
+        model = create_model(
+            options.name, options.weights is None, weights=options.weights, aux_loss=True
+        )
+    _say_trust(options.name, model.load_report.trust)
+    if options.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            config = describe(model, licence=options.licence)
+            files = write_folder(model, config, Path(folder), called=repo)
+            _print_dry({file.name: file for file in files}, files[0].read_text("utf-8"))
+        return 0
+    commit = model.push_to_hub(repo, private=options.private, licence=options.licence)
+    print(f"{PREFIX}{repo}@{commit}")
+    return 0
+
+
+def _print_dry(files: Mapping[str, Path], card: str) -> None:
+    """Show what would be uploaded."""
+    _print_table((f"{file.stat().st_size / 1e6:.3f}", "MB", name) for name, file in files.items())
+    print(f"\n{card}", end="")
+    print("isanet-zoo: a dry run; nothing was uploaded", file=sys.stderr)
+
+
 def _verify(options: argparse.Namespace) -> int:
     """Read everything that is cached and compare it with what was put there."""
     from isanet_zoo.weights.acquire import verify
@@ -662,3 +726,21 @@ def _pin(options: argparse.Namespace) -> int:
     manifest = options.manifest or manifest_path()
     names = list_models() if options.all else options.names
     return _each(names, lambda name: print(name, pin(name, manifest).sha256))
+
+
+def _mirror(options: argparse.Namespace) -> int:
+    """Put converted weights on the hub, and their place there into the manifest (maintainers)."""
+    from isanet_zoo.weights.mirroring import find_twins, mirror, write_texts
+
+    manifest = options.manifest or manifest_path()
+    known = load_manifest(manifest)
+    names = options.names or [name for name in known if not known[name].packaged]
+    if options.dry_run:
+        twins = find_twins(names, manifest)
+        _print_table((f"{twin.size / 1e6:.3f}", "MB", twin.sha256, twin.path) for twin in twins)
+        print(f"\n{write_texts(twins, options.repo, manifest)['README.md']}", end="")
+        print("isanet-zoo: a dry run; nothing was uploaded", file=sys.stderr)
+        return 0
+    for file in mirror(names, options.repo, manifest):
+        print(file.sha256, file.url)
+    return 0

@@ -11,6 +11,7 @@
     ├── SourceError         (OSError)       one source did not give the file
     ├── DownloadError       (OSError)       none did, or the cache cannot be written
     │   └── OfflineError                    and the network was not asked
+    ├── UploadError         (OSError)       the Hugging Face hub did not take a model
     └── EnvironmentProblem  (ImportError)   installed packages that do not fit together
 
 Each is also the built-in that a caller would expect, so `except ValueError` works as well.
@@ -73,6 +74,10 @@ class DownloadError(ZooError, OSError):
 
 class OfflineError(DownloadError):
     """The file is not here, and the user asked for no network."""
+
+
+class UploadError(ZooError, OSError):
+    """The Hugging Face hub did not take a model; the message says why, and what to do."""
 
 
 class EnvironmentProblem(ZooError, ImportError):  # noqa: N818 - it is not the library's error

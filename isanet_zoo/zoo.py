@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from isanet_zoo import hugging_face
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
 from isanet_zoo.inference import predictor
 from isanet_zoo.inference.images import ImageLike
@@ -22,40 +24,13 @@ from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download, load_own
 from isanet_zoo.weights.cards import Card
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
+from isanet_zoo.weights.layouts import ZOO
 from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
+from isanet_zoo.weights.reports import LoadReport
 
 logger = logging.getLogger(__name__)
 
 FILE_SUFFIXES = {".ckpt", ".pdparams", ".pt", ".pth", ".safetensors"}  # of paths, not of tags
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What loading weights into a network did.
-
-    Attributes:
-        source: the file that was read.
-        family: whose names the file's tensors have; ``"zoo"`` for this library's.
-        trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md), or
-            ``"local"`` for a file that the user named.
-        fresh: parameters that the file could not give, so that they start from scratch.
-        adapted: parameters that were changed to fit other input channels.
-        unused: tensors of the file that this network has no place for (the auxiliary head's).
-    """
-
-    source: Path
-    trust: str
-    family: str = "zoo"
-    fresh: tuple[str, ...] = ()
-    adapted: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        notes = [f"{self.source} ({self.trust}, {self.family})"]
-        for word in ("fresh", "adapted", "unused"):
-            if keys := getattr(self, word):
-                notes.append(f"{word}: {', '.join(keys)}")
-        return "; ".join(notes)
 
 
 def create_model(
@@ -74,12 +49,15 @@ def create_model(
     Without either, nothing is downloaded and all parameters are fresh.
 
     Args:
-        name: as `list_models` gives it; a tag (``name.tag``) selects others than the default.
+        name: as `list_models` gives it; a tag (``name.tag``) selects others than the default. With
+            `pretrained` it may also be a repository of the Hugging Face hub, written
+            ``"hf-hub:org/repo[@revision]"``.
         pretrained: load the published weights of that name, fetching them on first use.
-        weights: instead of `pretrained`: another tag of this model, or a file (``.safetensors``, or
-            a checkpoint of any family that published this model, which is checked and converted on
-            the fly). A file that was written here brings its own classes and preprocessing; for
-            others, give the closest published weights as `name`.
+        weights: instead of `pretrained`: another tag of this model, a file (``.safetensors``, or a
+            checkpoint of any family that published this model, which is checked and converted on
+            the fly), or a repository, ``"hf-hub:org/repo[@revision]"``. What was written here
+            brings its own classes and preprocessing; for others, give the closest published
+            weights as `name`.
         num_classes: K; the weights' own if None. Another number leaves the classifiers fresh.
         in_chans: channels of the images; timm's rule adapts the first convolution to others than 3.
         aux_loss: build the auxiliary head, for training.
@@ -93,13 +71,15 @@ def create_model(
         UnknownModelError: no model or tag has this name.
         InputError: the arguments contradict each other, or a file does not exist.
         DownloadError: the weights are not cached and no source has them.
-        CheckpointError: a file given as `weights` does not hold this network's tensors.
+        CheckpointError: a file or repository given as `weights` does not hold this network's
+            tensors, or was made from another model.
+        IntegrityError: a repository's tensors are not those that its config belongs to.
 
     Example:
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
-    record = get_weights(name)
+    record = None if name.startswith(hugging_face.PREFIX) else get_weights(name)
     if pretrained and weights is not None:
         raise InputError(
             f"pretrained=True and weights={str(weights)!r} both name weights; give one"
@@ -109,29 +89,75 @@ def create_model(
             "pretrained_backbone=True starts the encoder alone, but pretrained or weights bring "
             "all parameters; give one"
         )
-    if not pretrained and weights is None:
+    if record is None and not pretrained:
+        raise InputError(f"{name} brings its weights along; say pretrained=True")
+    if record is not None and not pretrained and weights is None:
         classes = record.num_classes if num_classes is None else num_classes
         network = replace(record.network, num_classes=classes, in_chans=in_chans)
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
-    record, found = _find_weights(record, weights, progress)
-    if found.trust == "local":
-        checkpoint, described = load_own(found.source, record)
+    if record is None:
+        source = _from_hub(name, None, progress)
+    elif str(weights).startswith(hugging_face.PREFIX):
+        source = _from_hub(str(weights), record, progress)
+    else:
+        source = _from_file(record, weights, progress)
+    model, report = _load(
+        source,
+        num_classes=source.checkpoint.network.num_classes if num_classes is None else num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+    )
+    model.weights, model.load_report = source.record, report
+    if isinstance(source.described, ISANet):
+        model.origin = source.described.origin
+    logger.info("%s: %s", name, report)
+    return model.eval()
+
+
+class _Source(NamedTuple):
+    """Weights that were read and checked, and what is known of them.
+
+    Attributes:
+        checkpoint: the tensors.
+        described: what knows their classes and preprocessing.
+        record: the published weights that they are, or started from.
+        report: where they were read.
+    """
+
+    checkpoint: Checkpoint
+    described: Weights | Card | ISANet
+    record: Weights | None
+    report: LoadReport
+
+
+def _from_file(record: Weights, weights: str | os.PathLike[str] | None, progress: bool) -> _Source:
+    """Read published weights, or a file of the user's own."""
+    described: Weights | Card
+    record, report = _find_weights(record, weights, progress)
+    if report.trust == "local":
+        checkpoint, described = load_own(report.source, record)
         if isinstance(described, Weights):
             record = described
     else:
         described = record
-        checkpoint = load_checkpoint(found.source, record.network, exact=True)
-    model, report = _load(
-        checkpoint,
-        described,
-        replace(found, family=checkpoint.layout.family),
-        num_classes=checkpoint.network.num_classes if num_classes is None else num_classes,
-        in_chans=in_chans,
-        aux_loss=aux_loss,
-    )
-    model.weights, model.load_report = record, report
-    logger.info("%s: %s", name, report)
-    return model.eval()
+        checkpoint = load_checkpoint(report.source, record.network, exact=True)
+    report = replace(report, family=checkpoint.layout.family)
+    started = not isinstance(described, Card) or described.model  # else from nothing
+    return _Source(checkpoint, described, record if started else None, report)
+
+
+def _from_hub(address: str, record: Weights | None, progress: bool) -> _Source:
+    """Read a repository of the hub; its own config says what it is.
+
+    Raises:
+        CheckpointError: it was made from another model than the one that was named.
+    """
+    model = ISANet.from_pretrained(address, progress=progress)
+    made_from = model.origin.model if model.origin else ""
+    if record and made_from not in ("", record.model):
+        raise CheckpointError(f"{address} was made from {made_from}, not from {record.model}")
+    checkpoint = Checkpoint(dict(model.state_dict()), model.config, ZOO)
+    return _Source(checkpoint, model, model.weights, model.load_report)
 
 
 def _find_weights(
@@ -161,7 +187,7 @@ def _find_weights(
 
 def _build(
     network: NetworkConfig,
-    record: Weights | Card,
+    record: Weights | Card | ISANet,
     *,
     aux_loss: bool,
     pretrained_backbone: bool = False,
@@ -180,9 +206,7 @@ def _build(
 
 
 def _load(
-    checkpoint: Checkpoint,
-    record: Weights | Card,
-    report: LoadReport,
+    source: _Source,
     *,
     num_classes: int,
     in_chans: int,
@@ -193,10 +217,11 @@ def _load(
     Raises:
         CheckpointError: the file has no auxiliary head, or other input channels.
     """
+    checkpoint, described, _, report = source
     file = checkpoint.network
     network = replace(file, num_classes=num_classes, in_chans=in_chans)
     with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
-        model = _build(network, record, aux_loss=aux_loss)
+        model = _build(network, described, aux_loss=aux_loss)
     wanted = model.state_dict().keys()
     unused = tuple(key for key in checkpoint.state if key not in wanted)
     state = {key: tensor for key, tensor in checkpoint.state.items() if key in wanted}

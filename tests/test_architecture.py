@@ -31,6 +31,25 @@ EDGES: dict[str, set[str]] = {
         "network.backbones",
         "network.config",
         "network.resize",
+        "publishing",
+    },
+    # saved, published and brought back: what the network inherits
+    "hugging_face": {"errors", "weights.fetch"},
+    "model_card": {"network.config", "weights.configs", "weights.manifest"},
+    "publishing": {
+        "errors",
+        "hugging_face",
+        "labels",
+        "model_card",
+        "network.config",
+        "recipe",
+        "weights.cache",
+        "weights.cards",
+        "weights.configs",
+        "weights.containers",
+        "weights.manifest",
+        "weights.reports",
+        "weights.tensors",
     },
     # from a picture to a label map
     "inference.images": {"errors"},
@@ -125,6 +144,7 @@ EDGES: dict[str, set[str]] = {
     "weights.arrays": {"errors"},
     "weights.containers": {"errors", "weights.arrays", "weights.fetch"},
     "weights.layouts": {"weights.containers"},
+    "weights.tensors": {"errors", "weights.containers"},
     "weights.checkpoints": {
         "errors",
         "network.backbones",
@@ -132,18 +152,20 @@ EDGES: dict[str, set[str]] = {
         "network.isanet",
         "weights.containers",
         "weights.layouts",
+        "weights.tensors",
     },
     "weights.cards": {
         "errors",
         "labels",
         "network.config",
-        "network.isanet",
         "recipe",
         "records",
         "weights.cache",
-        "weights.checkpoints",
         "weights.manifest",
+        "weights.tensors",
     },
+    "weights.configs": {"errors", "records", "weights.cards", "weights.manifest"},
+    "weights.reports": set(),
     "weights.acquire": {
         "errors",
         "labels",
@@ -153,6 +175,7 @@ EDGES: dict[str, set[str]] = {
         "weights.containers",
         "weights.fetch",
         "weights.manifest",
+        "weights.tensors",
     },
     "weights.pinning": {
         "errors",
@@ -161,10 +184,24 @@ EDGES: dict[str, set[str]] = {
         "weights.checkpoints",
         "weights.fetch",
         "weights.manifest",
+        "weights.tensors",
+    },
+    "weights.mirroring": {
+        "errors",
+        "hugging_face",
+        "model_card",
+        "records",
+        "weights.acquire",
+        "weights.cache",
+        "weights.containers",
+        "weights.manifest",
+        "weights.pinning",
+        "weights.tensors",
     },
     # the doors
     "zoo": {
         "errors",
+        "hugging_face",
         "inference.images",
         "inference.predictor",
         "inference.segmentation",
@@ -174,11 +211,14 @@ EDGES: dict[str, set[str]] = {
         "weights.acquire",
         "weights.cards",
         "weights.checkpoints",
+        "weights.layouts",
         "weights.manifest",
+        "weights.reports",
     },
     "factories": {"network.isanet", "zoo"},
     "cli": {
         "errors",
+        "hugging_face",
         "inference.files",
         "learning.data",
         "learning.distributed",
@@ -186,12 +226,14 @@ EDGES: dict[str, set[str]] = {
         "learning.metrics",
         "learning.training",
         "network.isanet",
+        "publishing",
         "recipe",
         "records",
         "weights.acquire",
         "weights.cache",
         "weights.checkpoints",
         "weights.manifest",
+        "weights.mirroring",
         "weights.pinning",
         "zoo",
     },
@@ -239,7 +281,7 @@ def test_rooms_are_entered_in_one_direction() -> None:
     entered = {room(module): set[str]() for module in EDGES}
     for module, edges in EDGES.items():
         entered[room(module)] |= {room(edge) for edge in edges} - {room(module)}
-    assert entered["network"] == {"errors", "labels", "options"}
+    assert entered["network"] == {"errors", "labels", "options", "publishing"}
     assert entered["inference"] == {"errors", "labels", "network", "options"}
     assert not entered["weights"] & {"zoo", "factories", "cli"}
 

@@ -14,7 +14,8 @@ from isanet_zoo.errors import IntegrityError
 from isanet_zoo.weights import manifest
 from isanet_zoo.weights.cache import entries
 from isanet_zoo.weights.cards import read_card
-from isanet_zoo.weights.checkpoints import load_checkpoint, state_digest
+from isanet_zoo.weights.checkpoints import load_checkpoint
+from isanet_zoo.weights.tensors import state_digest
 
 NAME = "isanet_efficientnet_lite0os8_camvid"
 WEIGHTS = isanet_zoo.get_weights(NAME)

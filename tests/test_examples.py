@@ -6,6 +6,7 @@ import csv
 import runpy
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 import isanet_zoo
 from isanet_zoo.weights.checkpoints import load_encoder
+from tests import hub as stand_in
 
 EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
 
@@ -141,6 +143,24 @@ def test_mean_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for key, tensor in mean.state_dict().items():
         expected = (states[0][key] + states[1][key]) / 2 if tensor.is_floating_point() else tensor
         torch.testing.assert_close(tensor, expected)
+
+
+def test_hub_round_trip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = EXAMPLES / "hub_round_trip.py"
+    assert len(script.read_text("utf-8").splitlines()) < 60
+    monkeypatch.setattr(sys, "argv", ["hub_round_trip.py"])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "saved as README.md, config.json, model.safetensors" in capsys.readouterr().out
+    with stand_in.running() as hub:
+        stand_in.connect(hub, monkeypatch, tmp_path, stand_in.OWNER)
+        monkeypatch.setattr(sys, "argv", ["hub_round_trip.py", "someone/streets"])
+        with warnings.catch_warnings():  # how huggingface_hub itself sends a large file
+            warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
+            runpy.run_path(str(script), run_name="__main__")
+        assert hub.repositories["someone/streets"].private
+    assert "the same tensors, classes and labels: Sky," in capsys.readouterr().out
 
 
 def test_overlay_of_the_readme_is_what_the_built_in_weights_make() -> None:

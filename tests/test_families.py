@@ -17,8 +17,9 @@ from isanet_zoo.inference.preprocess import Transforms
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import convert_checkpoint, download
 from isanet_zoo.weights.cards import read_card
-from isanet_zoo.weights.checkpoints import load_checkpoint, state_digest
+from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.manifest import load_manifest
+from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 
 CITY, VOC = "isanet_resnet50os8_cityscapes", "isanet_resnet50os8_voc"

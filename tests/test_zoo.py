@@ -23,7 +23,7 @@ from isanet_zoo import (
     get_weights,
     list_models,
 )
-from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights import checkpoints, tensors
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 from tests.conftest import TinyZoo
@@ -251,7 +251,7 @@ def test_weights_may_be_a_file_of_another_class_count(tiny: TinyZoo, tmp_path: P
 
 def test_own_file_without_auxiliary_head(tiny: TinyZoo, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
-    checkpoints.save_state(create_model("isanet_tiny", pretrained=True).state_dict(), own)
+    tensors.save_state(create_model("isanet_tiny", pretrained=True).state_dict(), own)
     assert create_model("isanet_tiny", weights=str(own)).load_report.unused == ()
     with pytest.raises(CheckpointError, match="no auxiliary head"):
         create_model("isanet_tiny", weights=own, aux_loss=True)

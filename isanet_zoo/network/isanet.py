@@ -18,6 +18,7 @@ from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
 from isanet_zoo.network.config import HeadConfig, NetworkConfig, Preprocess
 from isanet_zoo.network.resize import resize
+from isanet_zoo.publishing import Publishable
 
 
 class ISANetOutput(NamedTuple):
@@ -77,7 +78,7 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-class ISANet(nn.Module):
+class ISANet(Publishable):
     """ISANet over any timm encoder.
 
     Args:
@@ -106,10 +107,6 @@ class ISANet(nn.Module):
         >>> model(torch.zeros(1, 3, 64, 96)).shape
         torch.Size([1, 5, 64, 96])
     """
-
-    # The records come from rooms that the network does not know, hence `Any`.
-    weights: Any = None
-    load_report: Any = None
 
     def __init__(
         self,
@@ -142,6 +139,26 @@ class ISANet(nn.Module):
         self.aux_head = AuxiliaryHead(aux_width, num_classes, head) if aux_loss else None
         self._frozen: set[str] = set()
         self._frozen_norm = False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: NetworkConfig,
+        *,
+        aux_loss: bool = False,
+        label_set: LabelSet | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> ISANet:
+        """Build the network that a record describes, with fresh parameters."""
+        return cls(
+            config.backbone,
+            config.num_classes,
+            in_chans=config.in_chans,
+            aux_loss=aux_loss,
+            head=config.head,
+            label_set=label_set,
+            preprocess=preprocess,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
 from isanet_zoo.weights.manifest import Weights, families, get_weights
+from isanet_zoo.weights.tensors import save_state, state_digest
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def acquire(
         with progress_bar(weights.filename, progress) as show:
             fetch(
                 weights.filename,
-                [*local, *mirrored(weights.filename), *weights.sources],
+                [*local, *mirrored(weights.filename), *_hub(weights), *weights.sources],
                 entry.folder,
                 functools.partial(_convert, weights, entry, force),
                 by_hand=by_hand,
@@ -112,25 +113,28 @@ def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
     return damage
 
 
-def difference(
-    weights: Weights, sha256: str, size: int, state_digest: str | None = None
-) -> str | None:
-    """Compare a published file with what the manifest knows of it.
+def _hub(weights: Weights) -> list[str]:
+    return [weights.hub.url] if weights.hub else []
+
+
+def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
+    """Compare a published file, or its converted twin, with what the manifest knows of it.
 
     Args:
         weights: the manifest's record.
         sha256: the file's hash.
         size: its length in bytes.
-        state_digest: the hash of its tensors, once they are read.
+        digest: the hash of its tensors, once they are read.
 
     Returns:
         Where they differ, or None.
     """
-    expected = weights.sha256 or weights.sha256_prefix or ""
+    twin = weights.hub if weights.hub and weights.hub.sha256 == sha256 else None
+    expected = sha256 if twin else weights.sha256 or weights.sha256_prefix or ""
     facts = {
-        "size": (size, weights.size),
+        "size": (size, twin.size if twin else weights.size),
         "sha256": (sha256[: len(expected)], expected),
-        "state digest": (state_digest, weights.state_digest),
+        "state digest": (digest, weights.state_digest),
     }
     for fact, (found, known) in facts.items():
         if known and found not in (None, known):
@@ -162,12 +166,17 @@ def _convert(
             the first time on this machine.
         CheckpointError: its tensors are not the network's.
     """
+    twin = weights.hub
+    if twin and fetched.source == twin.url and fetched.sha256 != twin.sha256:
+        raise IntegrityError(
+            f"{twin.path} has sha256 {fetched.sha256}, the manifest says {twin.sha256}"
+        )
     if mismatch := difference(weights, fetched.sha256, fetched.size):
         raise IntegrityError(mismatch)  # before anything of it is read
     state, _, layout = checkpoints.load_checkpoint(
         path, weights.network, exact=True, called=weights.filename
     )
-    digest = checkpoints.state_digest(state)
+    digest = state_digest(state)
     if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
         raise IntegrityError(mismatch)
     pin = entry.record()
@@ -178,7 +187,7 @@ def _convert(
             f"{weights.name} --force` accepts them"
         )
     entry.place(
-        lambda model: checkpoints.save_state(state, model),
+        lambda model: save_state(state, model),
         lambda model: SideFile(
             name=weights.name,
             source=fetched.source,
@@ -205,7 +214,7 @@ def verify(entry: CacheEntry) -> str | None:
     if unfit := _unfit(entry, weights):
         return unfit
     record = entry.record()
-    digest = checkpoints.state_digest(read_state(entry.model, str(entry.model)))
+    digest = state_digest(read_state(entry.model, str(entry.model)))
     if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
         return f"its tensors have digest {digest}"
     return None
@@ -320,7 +329,7 @@ def convert_checkpoint(
     card = described if isinstance(described, Card) else _describe(checkpoint, described)
     try:
         with temporary_file(target.parent, ".safetensors") as temporary:
-            checkpoints.save_state(state, temporary, card=card.text())
+            save_state(state, temporary, card=card.text())
             replace(temporary, target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import safetensors
+from torch import Tensor
 
 from isanet_zoo import records
 from isanet_zoo.errors import CheckpointError, InputError, ManifestError
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.network.config import NetworkConfig, Preprocess
-from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.recipe import Recipe
 from isanet_zoo.weights.cache import replace, temporary_file
-from isanet_zoo.weights.checkpoints import CARD, save_state
 from isanet_zoo.weights.manifest import Metric
+from isanet_zoo.weights.tensors import CARD, save_state
+
+
+class Described(Protocol):
+    """A network that knows what it is for; this module needs to know no more of it."""
+
+    weights: Any
+    config: NetworkConfig
+    label_set: LabelSet
+    preprocess: Preprocess
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return its tensors."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Card:
 
 
 def save_model(
-    model: ISANet,
+    model: Described,
     path: str | os.PathLike[str],
     *,
     dataset: str = "",

@@ -14,10 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from isanet_zoo.errors import CheckpointError
 from isanet_zoo.network import backbones
@@ -25,19 +22,7 @@ from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.containers import State, list_keys, read_state
 from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, ZOO, Layout
-
-
-class Spec(NamedTuple):
-    """Type and shape of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
-
-
-CARD = "isanet_zoo"  # where in a file's metadata its card lies
+from isanet_zoo.weights.tensors import Spec, check, spec_of, widen
 
 
 class Checkpoint(NamedTuple):
@@ -87,10 +72,7 @@ def load_checkpoint(
             f"it can be one of {', '.join(networks)}"
         )
     if layout is ZOO:  # may store less than it computes with
-        state = {
-            key: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-            for key, tensor in state.items()
-        }
+        state = widen(state)
     aux = True
     if not exact:
         network = _as_in_file(state, network, layout)
@@ -100,7 +82,7 @@ def load_checkpoint(
         for key, spec in structure(network, aux_loss=aux).items()
         if layout.counts or not key.endswith(COUNTER)
     }
-    _check(state, expected, called)
+    check(state, expected, called)
     return Checkpoint(layout.translate(state), network, layout)
 
 
@@ -118,31 +100,11 @@ def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]
         CheckpointError: the file cannot be read safely, or lacks one of the encoder's tensors.
     """
     state = read_state(Path(path), str(path))
-    expected = {key: _spec(tensor) for key, tensor in model.backbone.state_dict().items()}
+    expected = {key: spec_of(tensor) for key, tensor in model.backbone.state_dict().items()}
     known = {key: tensor for key, tensor in state.items() if key in expected}
-    _check(known, expected, str(path))
+    check(known, expected, str(path))
     model.backbone.load_state_dict(known)
     return tuple(key for key in state if key not in expected)
-
-
-def save_state(state: Mapping[str, Tensor], path: Path, *, card: str | None = None) -> None:
-    """Write a state dict as safetensors; equal tensors give equal files.
-
-    Args:
-        state: the tensors.
-        path: the file.
-        card: what the file says about itself, see `cards`.
-    """
-    owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-    # One entry only: safetensors writes several in an order of its own, another one each time.
-    metadata = {"format": "pt"} if card is None else {CARD: card}
-    try:
-        path.touch()
-        mode = path.stat().st_mode
-        safetensors.torch.save_file(owned, path, metadata=metadata)
-        path.chmod(mode)  # safetensors lets only the owner read what it writes
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _recognise(state: State, called: str) -> Layout:
@@ -167,41 +129,6 @@ def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> Network
     return replace(network, head=head)
 
 
-def _check(state: State, expected: Mapping[str, Spec], called: str) -> None:
-    """Compare a file's tensors with the network's.
-
-    Raises:
-        CheckpointError: they differ; the message lists the first ten keys of each kind.
-    """
-    shared = [key for key in expected if key in state]
-    found = {key: _spec(state[key]) for key in shared}
-    problems = {
-        "missing": [key for key in expected if key not in state],
-        "unknown": [key for key in state if key not in expected],
-        "of another type or shape": [
-            f"{key} ({found[key]}, expected {expected[key]})"
-            for key in shared
-            if found[key] != expected[key]
-        ],
-    }
-    if not any(problems.values()):
-        problems = {
-            "not finite": [key for key in shared if not state[key].isfinite().all()],
-            "negative variances": [
-                key
-                for key in shared
-                if key.endswith(("running_var", "_variance")) and (state[key] < 0).any()
-            ],
-        }
-    if any(problems.values()):
-        details = "; ".join(f"{kind}: {list_keys(keys)}" for kind, keys in problems.items() if keys)
-        raise CheckpointError(f"{called} does not hold this network's weights. {details}")
-
-
-def _spec(tensor: Tensor) -> Spec:
-    return Spec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-
-
 @functools.cache
 def _skeleton(network: NetworkConfig, aux_loss: bool) -> ISANet:
     with torch.device("meta"):  # names and shapes only: nothing is allocated or initialised
@@ -217,7 +144,9 @@ def _skeleton(network: NetworkConfig, aux_loss: bool) -> ISANet:
 
 def structure(network: NetworkConfig, *, aux_loss: bool) -> dict[str, Spec]:
     """Return the type and shape of every tensor in a network's state dict."""
-    return {key: _spec(tensor) for key, tensor in _skeleton(network, aux_loss).state_dict().items()}
+    return {
+        key: spec_of(tensor) for key, tensor in _skeleton(network, aux_loss).state_dict().items()
+    }
 
 
 def first_convolution(network: NetworkConfig) -> str:
@@ -230,18 +159,4 @@ def structure_digest(network: NetworkConfig) -> str:
     digest = hashlib.sha256()
     for key, spec in sorted(structure(network, aux_loss=True).items()):
         digest.update(f"{key}\t{spec.dtype}\t{spec.shape}\n".encode())
-    return digest.hexdigest()
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the sha256 over all tensors' (key, type, shape, bytes), sorted by key.
-
-    It depends on the tensors alone, not on the container: a published file and its converted twin
-    have the same one. (safetensors has no checksum of its own.)
-    """
-    digest = hashlib.sha256()
-    for key, tensor in sorted(state.items()):
-        dtype, shape = _spec(tensor)
-        digest.update(f"{key}\t{dtype}\t{shape}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

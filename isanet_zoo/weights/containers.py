@@ -42,13 +42,7 @@ def read_state(path: Path, called: str) -> State:
     Raises:
         CheckpointError: the file is missing, damaged, foreign, or not safe to unpickle.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except OSError as error:
-        raise CheckpointError(f"{called} cannot be read: {error.strerror or error}") from error
-    if kind := foreign_content(head):
-        raise CheckpointError(f"{called} is {kind}, not a checkpoint; fetch the file itself")
+    head = _read_head(path, called)
     if head[8:9] == b"{":  # after the length of its header
         return _read_safetensors(path, called)
     if head.startswith(b"PK") and not _has_contents(path):
@@ -62,6 +56,28 @@ def read_state(path: Path, called: str) -> State:
     raise CheckpointError(
         f"{called} is no weight file: it is neither safetensors nor what torch or Paddle saves"
     )
+
+
+def read_safetensors(path: Path, called: str) -> State:
+    """Read the tensors of a safetensors file, unchecked; other containers are refused unread.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is another container.
+    """
+    if _read_head(path, called)[8:9] != b"{":
+        raise CheckpointError(f"{called} is no safetensors file, the only kind that is read here")
+    return _read_safetensors(path, called)
+
+
+def _read_head(path: Path, called: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise CheckpointError(f"{called} cannot be read: {error.strerror or error}") from error
+    if kind := foreign_content(head):
+        raise CheckpointError(f"{called} is {kind}, not a checkpoint; fetch the file itself")
+    return head
 
 
 def list_keys(keys: Iterable[object]) -> str:

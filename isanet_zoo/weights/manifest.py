@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from isanet_zoo import records
-from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.errors import InputError, ManifestError, UnknownModelError
 from isanet_zoo.labels import LabelSet
 from isanet_zoo.network.config import NetworkConfig, Preprocess
 from isanet_zoo.recipe import Recipe
@@ -79,6 +79,38 @@ class Links:
 
 
 @dataclass(frozen=True)
+class HubFile:
+    """The converted twin of a published file, where this project's maintainers mirror it.
+
+    Attributes:
+        repo: a repository of the Hugging Face hub.
+        revision: the commit of it; a branch could change.
+        path: the file in it.
+        sha256: of the converted file.
+        size: of it, in bytes.
+    """
+
+    repo: str
+    revision: str
+    path: str
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise InputError(f"revision {self.revision!r} is no commit")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise InputError(f"sha256 {self.sha256!r} is no lower-case hex sha256")
+
+    @property
+    def url(self) -> str:
+        """Where it is; `HF_ENDPOINT` may name another hub."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, self.path, revision=self.revision)
+
+
+@dataclass(frozen=True)
 class Weights:
     """One published weight file: where it is, what it is, and what was said about it.
 
@@ -98,6 +130,8 @@ class Weights:
         sha256_prefix: the first digits of it, where that is all that was published.
         size: of the published file in bytes; None where unknown.
         state_digest: hash of the tensors (`checkpoints.state_digest`); None until pinned.
+        hub: its converted twin on this project's mirror, which is asked before `sources`; None
+            where it is not mirrored.
         structure_digest: hash of the names, types and shapes of all tensors.
         parameters: their count.
         metrics: published figures.
@@ -123,6 +157,7 @@ class Weights:
     sha256_prefix: str | None
     size: int | None
     state_digest: str | None
+    hub: HubFile | None
     structure_digest: str
     parameters: Parameters
     metrics: tuple[Metric, ...]
@@ -137,6 +172,8 @@ class Weights:
             digits = getattr(self, field)
             if digits is not None and not re.fullmatch("[0-9a-f]{8,64}", digits):
                 raise ManifestError(f"{self.name}: {field} {digits!r} is no lower-case hex digest")
+        if self.hub and None in (self.sha256, self.size, self.state_digest):
+            raise ManifestError(f"{self.name}: hub is given, but sha256, size or state_digest not")
 
     @property
     def num_classes(self) -> int:

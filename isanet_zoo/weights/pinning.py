@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from isanet_zoo.errors import IntegrityError
@@ -13,6 +13,7 @@ from isanet_zoo.weights.acquire import difference, progress_bar
 from isanet_zoo.weights.cache import replace, temporary_file
 from isanet_zoo.weights.fetch import Fetched, fetch
 from isanet_zoo.weights.manifest import Weights, find_weights, load_manifest
+from isanet_zoo.weights.tensors import state_digest
 
 
 def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
@@ -43,17 +44,20 @@ def pin(name: str, manifest: Path, *, progress: bool = True) -> Fetched:
         )
     if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
         raise IntegrityError(f"{mismatch} ({manifest}); find out why before you change it by hand")
+    facts = {"sha256": fetched.sha256, "size": fetched.size, "state_digest": digest}
+    write_facts(manifest, {weights: facts})
+    return fetched
+
+
+def write_facts(manifest: Path, facts: Mapping[Weights, Mapping[str, object]]) -> None:
+    """Write fields of some weights into a manifest, and nothing else."""
     document = json.loads(manifest.read_text("utf-8"))
-    document["models"][weights.model]["weights"][weights.tag] |= {
-        "sha256": fetched.sha256,
-        "size": fetched.size,
-        "state_digest": digest,
-    }
+    for weights, values in facts.items():
+        document["models"][weights.model]["weights"][weights.tag] |= values
     with temporary_file(manifest.parent, ".json") as temporary:
         temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
         replace(temporary, manifest)
     load_manifest.cache_clear()
-    return fetched
 
 
 def _examine(weights: Weights) -> Callable[[Path, Fetched], tuple[Fetched, str]]:
@@ -61,6 +65,6 @@ def _examine(weights: Weights) -> Callable[[Path, Fetched], tuple[Fetched, str]]
         checkpoint = checkpoints.load_checkpoint(
             path, weights.network, exact=True, called=weights.filename
         )
-        return fetched, checkpoints.state_digest(checkpoint.state)
+        return fetched, state_digest(checkpoint.state)
 
     return examine

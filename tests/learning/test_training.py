@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from isanet_zoo import CheckpointError, InputError, Recipe, evaluate, open_dataset, train
 from isanet_zoo.learning.training import Moment
 from isanet_zoo.weights.cards import Card, read_card
-from isanet_zoo.weights.checkpoints import state_digest
+from isanet_zoo.weights.tensors import state_digest
 from tests.learning import tiny
 from tests.learning.tiny import RECIPE
 

@@ -23,7 +23,7 @@ import torch
 
 import isanet_zoo
 from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError
-from isanet_zoo.weights import acquire, checkpoints
+from isanet_zoo.weights import acquire, tensors
 from isanet_zoo.weights.cache import CacheEntry
 from isanet_zoo.weights.fetch import Patience
 from isanet_zoo.weights.layouts import SSSEG
@@ -277,7 +277,7 @@ def claims(zoo: TinyZoo) -> dict[str, Mapping[str, Any]]:
         "sha256_prefix": {"sha256_prefix": sha256[:8]},
         "size": {"size": len(content)},
         "state_digest": {
-            "state_digest": checkpoints.state_digest(
+            "state_digest": tensors.state_digest(
                 {SSSEG.ours(key): tensor for key, tensor in zoo.state.items()}
             )
         },

@@ -18,8 +18,9 @@ from isanet_zoo.network.config import Preprocess
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import convert_checkpoint
 from isanet_zoo.weights.cards import read_card
-from isanet_zoo.weights.checkpoints import load_checkpoint, state_digest
+from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.manifest import Metric
+from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TINY_NETWORK, TinyZoo
 
 FRUIT = LabelSet("fruit", "Fruit", ("apple", "pear"), ("#ff0000", "#00ff00"), (1, 2))

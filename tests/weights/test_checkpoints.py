@@ -18,7 +18,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
-from isanet_zoo.weights import checkpoints, containers
+from isanet_zoo.weights import checkpoints, containers, tensors
 from isanet_zoo.weights.layouts import SSSEG
 from isanet_zoo.weights.manifest import load_manifest
 from tests import reference
@@ -61,8 +61,8 @@ def test_every_container_holds_the_same_tensors(
 
 def test_converted_twin_has_the_same_state_digest(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     twin = convert_checkpoint(tiny_zoo.published, tmp_path / "twin.safetensors", "isanet_tiny")
-    digest = checkpoints.state_digest(load(tiny_zoo.published))
-    assert checkpoints.state_digest(load(twin)) == digest
+    digest = tensors.state_digest(load(tiny_zoo.published))
+    assert tensors.state_digest(load(twin)) == digest
     again = convert_checkpoint(twin, tmp_path / "again.safetensors", "isanet_tiny")
     assert again.read_bytes() == twin.read_bytes()
 
@@ -77,9 +77,9 @@ def test_state_digest_sees_names_shapes_types_and_bytes() -> None:
         state | {"a": -state["a"]},
         state | {"b": torch.tensor(-0.0)},
     ]
-    assert len({checkpoints.state_digest(variant) for variant in variants}) == len(variants)
+    assert len({tensors.state_digest(variant) for variant in variants}) == len(variants)
     strided = {"b": state["b"], "a": torch.arange(12.0)[::2] / 2}
-    assert checkpoints.state_digest(strided) == checkpoints.state_digest(state)
+    assert tensors.state_digest(strided) == tensors.state_digest(state)
 
 
 def without(key: str) -> Callable[[State], State]:
@@ -317,6 +317,6 @@ def test_conversion_needs_a_name_that_can_be_used(name: str, tmp_path: Path) -> 
 
 def test_converted_file_is_plain_safetensors(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     path = convert_checkpoint(tiny_zoo.published, tmp_path / "x.safetensors", "isanet_tiny")
-    tensors = safetensors.torch.load_file(path)
+    halves = safetensors.torch.load_file(path)
     model = create_model("isanet_tiny", weights=path, aux_loss=True)
-    assert tensors.keys() == model.state_dict().keys()
+    assert halves.keys() == model.state_dict().keys()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError, UnknownModelError
-from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights import tensors
 from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.fetch import Fetched
 from isanet_zoo.weights.layouts import SSSEG
@@ -73,7 +73,7 @@ def test_the_served_file_s_facts_are_written_and_nothing_else(
     assert fetched == Fetched(source.url, digest(content), len(content))
     state = {SSSEG.ours(key): tensor for key, tensor in tiny_zoo.state.items()}
     entry(expected).update(
-        sha256=digest(content), size=len(content), state_digest=checkpoints.state_digest(state)
+        sha256=digest(content), size=len(content), state_digest=tensors.state_digest(state)
     )
     text = json.dumps(expected, indent=2, ensure_ascii=False) + "\n"
     assert tiny_zoo.manifest.read_bytes() == text.encode()
