@@ -29,6 +29,7 @@ from isanet_zoo import __version__, records
 from isanet_zoo.errors import EnvironmentProblem, ExportError, InputError
 from isanet_zoo.inference.images import ImageLike, find_images, read_image
 from isanet_zoo.inference.preprocess import input_size, prepare, resize_pixels
+from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import SelfAttention
 from isanet_zoo.network.config import OUTPUT_STRIDE
 from isanet_zoo.network.depthwise import DepthwiseConv2d
@@ -176,6 +177,7 @@ def _for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
                 setattr(parent, name, _Attention(child))
             elif isinstance(child, DepthwiseConv2d):  # left by training on a CPU
                 setattr(parent, name, _plain_convolution(child))
+    backbones.ease_export(graph.network.backbone)
     graph.network.to(dtype)
     graph.dtype = dtype
     return graph.eval()
@@ -291,7 +293,7 @@ def _trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
     Raises:
         EnvironmentProblem: torch cannot.
     """
-    axes = {axis: torch.export.Dim.DYNAMIC for axis in AXES} if dynamic else None
+    axes = dict.fromkeys(AXES, torch.export.Dim.DYNAMIC) if dynamic else None
     try:
         with torch.no_grad():
             program = torch.onnx.export(
