@@ -32,6 +32,7 @@ from isanet_zoo import (
     exporting,
     get_weights,
 )
+from isanet_zoo.deploy import check, graph
 from isanet_zoo.network.depthwise import DepthwiseConv2d, speed_up_depthwise
 from tests import reference
 from tests.conftest import TinyZoo
@@ -160,8 +161,8 @@ def run_and_read(path: Path) -> dict[str, str]:
 
 
 def test_file_names_its_axes_and_nothing_of_this_machine(small_file: Path) -> None:
-    graph = onnx.load(small_file).graph
-    for value, name in ((graph.input[0], "images"), (graph.output[0], "logits")):
+    content = onnx.load(small_file).graph
+    for value, name in ((content.input[0], "images"), (content.output[0], "logits")):
         sides = [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
         assert value.name == name
         assert sides == ["batch", 3 if name == "images" else 5, "height", "width"]
@@ -186,7 +187,7 @@ def test_network_that_was_trained_on_a_cpu() -> None:
         nn.Conv2d(6, 6, 5, padding=8, dilation=4, groups=6, bias=False).eval()
     )
     images = torch.randn(1, 6, 20, 21)
-    plain = exporting._plain_convolution(convolution)
+    plain = graph._plain_convolution(convolution)
     assert type(plain) is nn.Conv2d
     torch.testing.assert_close(plain(images), convolution(images))
 
@@ -215,8 +216,7 @@ def test_half_precision(small_file: Path, tmp_path: Path) -> None:
 def test_static_graph_that_was_promised_to_be_dynamic_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = exporting._trace
-    monkeypatch.setattr(exporting, "_trace", lambda graph, images, _: trace(graph, images, False))
+    monkeypatch.setattr(exporting, "trace", lambda net, images, _: graph.trace(net, images, False))
     with pytest.raises(ExportError, match=r"model.onnx was not written: .* 1x3x97x141"):
         export_onnx(small(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -245,12 +245,19 @@ def test_size_that_was_baked_in_is_caught(
 
 def pictures(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("home.jpg",):
-        with Image.open(reference.DATA / "pictures" / name) as image:
-            for number in range(3):
-                part = image.crop((40 * number, 0, 40 * number + 200, 150))
-                part.save(folder / f"{number}.png")
+    with Image.open(reference.DATA / "pictures" / "home.jpg") as image:
+        for number in range(3):
+            part = image.crop((40 * number, 0, 40 * number + 200, 150))
+            part.save(folder / f"{number}.png")
     return folder
+
+
+def test_few_of_many_pictures_are_used_evenly() -> None:
+    names = [str(number) for number in range(100)]
+    chosen = exporting._spread(names)
+    assert len(chosen) == exporting.CALIBRATION
+    assert (chosen[0], chosen[-1]) == ("0", "99")
+    assert exporting._spread(names[:5]) == names[:5]
 
 
 def test_int8(small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +273,7 @@ def test_int8(small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert np.mean(same) > 0.8
     assert json.loads(run_and_read(path)["label_set"])["name"] == "generic"
 
-    monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 1.01)
+    monkeypatch.setattr(check, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(ExportError, match="in int8 only"):
         export_onnx(model, tmp_path / "other.onnx", calibrate=folder)
     assert not (tmp_path / "other.onnx").exists()
