@@ -41,6 +41,8 @@ ROOT = Path(isanet_zoo.__file__).parents[1]
 SIZES = ((2, 3, 100, 140), (1, 3, 97, 141), (1, 3, 512, 683), (3, 3, 64, 200))
 SMALL_SIZES = (*SIZES, (1, 3, 64, 64), (2, 3, 9, 70), (1, 3, 1, 1))
 
+FIXED: dict[str, Any] = {"dynamic": False, "size": (97, 130)}  # traced in much less time
+
 # The exporter's and the quantiser's own use of what Python or torch will drop one day.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -143,7 +145,7 @@ def test_file_describes_itself(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ISANet("test_resnet", 2, label_set=classes)
     model.weights = get_weights(name)
-    metadata = run_and_read(export_onnx(model, tmp_path / "model.onnx", check=False))
+    metadata = run_and_read(export_onnx(model, tmp_path / "model.onnx", **FIXED, check=False))
     assert metadata["model"] == name
     assert metadata["isanet_zoo"] == isanet_zoo.__version__
     assert json.loads(metadata["label_set"])["names"][1] == "ß"
@@ -194,19 +196,20 @@ def test_network_that_was_trained_on_a_cpu() -> None:
 
 def test_static_file_takes_its_size_alone(tmp_path: Path) -> None:
     model = small()
-    path = export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=(97, 130))
+    path = export_onnx(model, tmp_path / "model.onnx", **FIXED)
     assert_same_logits(model, path, (1, 3, 97, 130))
     with pytest.raises(Exception, match="Got invalid dimensions"):
         run(path, torch.zeros(1, 3, 100, 130))
 
 
-def test_half_precision(small_file: Path, tmp_path: Path) -> None:
+def test_half_precision(tmp_path: Path) -> None:
     model = small()
-    path = export_onnx(model, tmp_path / "model.onnx", dtype=torch.float16)
+    path = export_onnx(model, tmp_path / "model.onnx", **FIXED, dtype=torch.float16)
     weights = onnx.load(path).graph.initializer
     large = [weight for weight in weights if np.prod(weight.dims) > 100]
     assert {weight.data_type for weight in large} == {onnx.TensorProto.FLOAT16}
-    assert path.stat().st_size < 0.6 * small_file.stat().st_size
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert path.stat().st_size < 3 * parameters
     images = torch.randn(1, 3, 97, 130)
     found, expected = run(path, images), model(images).detach().numpy()
     assert found.dtype == np.float32
@@ -237,8 +240,8 @@ def test_size_that_was_baked_in_is_caught(
     monkeypatch.setattr(ISANet, "resize", wrong)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older one")
-    with pytest.raises(ExportError, match=f"2x3x100x140 its {output} differ: "):
-        export_onnx(small(), path, output=output)
+    with pytest.raises(ExportError, match=f"1x3x97x130 its {output} differ: "):
+        export_onnx(small(), path, **FIXED, output=output)
     assert path.read_bytes() == b"an older one"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -275,7 +278,7 @@ def test_int8(small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(check, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(ExportError, match="in int8 only"):
-        export_onnx(model, tmp_path / "other.onnx", calibrate=folder)
+        export_onnx(model, tmp_path / "other.onnx", **FIXED, calibrate=folder)
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -346,7 +349,9 @@ def test_torch_compile_finds_one_graph(backend: str) -> None:
 
 def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
     model, photo = small(), reference.DATA / "pictures" / "home.jpg"
-    path = export_onnx(model, tmp_path / "model.onnx", check=False)
+    with Image.open(photo) as image:
+        size = (image.height, image.width)
+    path = export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=size, check=False)
     code = (
         "import runpy, sys; sys.modules |= {'torch': None, 'isanet_zoo': None};"
         f"sys.argv = ['onnx_predict.py', {str(path)!r}, {str(photo)!r}, 'labels.png'];"
@@ -360,7 +365,7 @@ def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
     assert isinstance(expected, isanet_zoo.Segmentation)
     with Image.open(tmp_path / "labels.png") as image:
         assert np.mean(np.asarray(image) != expected.labels) < 1e-4
-        assert image.getpalette() == expected.to_image().getpalette()
+        assert (image.getpalette() or [])[:15] == [v for colour in model.palette for v in colour]
 
 
 def test_command(
