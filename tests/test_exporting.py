@@ -128,15 +128,19 @@ def test_one_file_serves_every_size(shape: tuple[int, ...], small_file: Path) ->
 
 
 def test_labels_from_pixels(tmp_path: Path) -> None:
-    model = small(preprocess=Preprocess(order="bgr", mean=(90.0, 100.0, 110.0)))
+    model = small(
+        preprocess=Preprocess(order="bgr", mean=(90.0, 100.0, 110.0), std=(50.0, 50.0, 50.0))
+    )
     path = export_onnx(model, tmp_path / "model.onnx", output="labels", preprocess=True)
     pixels = torch.randint(0, 256, (2, 3, 97, 130), dtype=torch.uint8)
     found = run(path, pixels)
     assert found.dtype == np.uint8
     assert found.shape == (2, 97, 130)
-    expected = isanet_zoo.predict(model, list(pixels))
-    assert isinstance(expected, list)
-    assert np.mean(found != np.stack([one.labels for one in expected])) < 1e-4
+    bgr = (pixels.flip(1) - torch.tensor([110.0, 100.0, 90.0]).view(3, 1, 1)) / 50
+    with torch.no_grad():
+        expected = model(bgr).argmax(1).numpy()
+    assert np.mean(found != expected) < 1e-3  # near-ties
+    assert len(np.unique(found)) > 1
 
 
 def test_file_describes_itself(tmp_path: Path) -> None:

@@ -27,11 +27,10 @@ def quantise(proto: Any, inputs: Sequence[Tensor]) -> Any:
     onnx: Any = importlib.import_module("onnx")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     shapes: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
-    _free_norms(proto)
     with tempfile.TemporaryDirectory() as folder:
         plain, folded, small = (Path(folder, name) for name in ("plain", "folded", "small"))
         plain.write_bytes(proto.SerializeToString())
-        # Folds batch norms into convolutions.
+        # Folds what the exporter has left to fold, such as batch norms, and infers shapes.
         shapes.quant_pre_process(str(plain), str(folded), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(folded),
@@ -59,17 +58,3 @@ def _reader(inputs: Sequence[Tensor]) -> Any:
             return None if images is None else {"images": images.numpy()}
 
     return Reader()
-
-
-def _free_norms(proto: Any) -> None:
-    """Take sizes behind batch norms, not before: one that is asked for its input is not folded."""
-    nodes = list(proto.graph.node)
-    behind = {node.input[0]: node for node in nodes if node.op_type == "BatchNormalization"}
-    moved = [node for node in nodes if node.op_type == "Shape" and node.input[0] in behind]
-    for node in moved:
-        norm = behind[node.input[0]]
-        nodes.remove(node)
-        nodes.insert(nodes.index(norm) + 1, node)
-        node.input[0] = norm.output[0]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
