@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CheckpointError as CheckpointError,
         DownloadError as DownloadError,
         EnvironmentProblem as EnvironmentProblem,
+        ExportError as ExportError,
         InputError as InputError,
         IntegrityError as IntegrityError,
         ManifestError as ManifestError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         UploadError as UploadError,
         ZooError as ZooError,
     )
+    from isanet_zoo.exporting import export_onnx as export_onnx
     from isanet_zoo.factories import (
         isanet_efficientnet_lite0os8_camvid as isanet_efficientnet_lite0os8_camvid,
         isanet_resnet50os8_ade20k as isanet_resnet50os8_ade20k,
@@ -80,6 +82,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "CheckpointError",
         "DownloadError",
         "EnvironmentProblem",
+        "ExportError",
         "InputError",
         "IntegrityError",
         "ManifestError",
@@ -89,6 +92,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "UploadError",
         "ZooError",
     ),
+    "exporting": ("export_onnx",),
     "factories": (
         "isanet_efficientnet_lite0os8_camvid",
         "isanet_resnet50os8_ade20k",

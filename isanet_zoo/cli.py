@@ -180,6 +180,26 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--licence", metavar="ID", help="of the weights, such as apache-2.0")
     _dry(push)
 
+    export = command(_export, "export")
+    export.add_argument("name", help="see `list`")
+    export.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
+    export.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
+    export.add_argument("--labels", action="store_true", help="give class ids, not logits")
+    export.add_argument(
+        "--preprocess", action="store_true", help="take uint8 RGB, normalise inside"
+    )
+    export.add_argument(
+        "--static", type=_size, metavar="HxW", help="take one picture of this size, not any"
+    )
+    small = export.add_mutually_exclusive_group()
+    small.add_argument("--half", action="store_true", help="compute in float16")
+    small.add_argument("--int8", action="store_true", help="quantise for CPUs; needs --calibrate")
+    export.add_argument(
+        "--calibrate", type=Path, metavar="DIR", help="pictures for --int8, not those of a test"
+    )
+    export.add_argument("--no-check", action="store_true", help="do not compare with the network")
+    export.set_defaults(verbose=True)  # say what was compared
+
     _json(command(_verify, "verify"))
 
     cache = command(_cache, "cache")
@@ -242,6 +262,11 @@ def _ways(parser: argparse.ArgumentParser) -> None:
 
 def _tile(text: str) -> int | str:
     return text if text == "whole" else int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
 
 
 def _data(parser: argparse.ArgumentParser, split: str) -> None:
@@ -650,6 +675,32 @@ def _print_dry(files: Mapping[str, Path], card: str) -> None:
     _print_table((f"{file.stat().st_size / 1e6:.3f}", "MB", name) for name, file in files.items())
     print(f"\n{card}", end="")
     print("isanet-zoo: a dry run; nothing was uploaded", file=sys.stderr)
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write a model as an ONNX file that was compared with it in onnxruntime."""
+    import torch
+
+    from isanet_zoo.exporting import export_onnx
+    from isanet_zoo.zoo import create_model
+
+    if options.int8 != (options.calibrate is not None):
+        raise InputError("--int8 and --calibrate DIR go together")
+    model = create_model(options.name, options.weights is None, weights=options.weights)
+    _say_trust(options.name, model.load_report.trust)
+    path = export_onnx(
+        model,
+        options.out,
+        dynamic=options.static is None,
+        size=options.static,
+        dtype=torch.float16 if options.half else torch.float32,
+        output="labels" if options.labels else "logits",
+        preprocess=options.preprocess,
+        calibrate=options.calibrate,
+        check=not options.no_check,
+    )
+    print(path)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

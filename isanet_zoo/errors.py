@@ -7,6 +7,7 @@
     ├── ManifestError       (ValueError)    the manifest is not what it should be
     ├── InputError          (ValueError)    an image, mask or option that cannot be used
     ├── CheckpointError     (RuntimeError)  a file whose tensors are not the network's
+    ├── ExportError         (RuntimeError)  an exported file that is not what the network is
     ├── IntegrityError      (ValueError)    bytes that differ from the manifest or the cache
     ├── SourceError         (OSError)       one source did not give the file
     ├── DownloadError       (OSError)       none did, or the cache cannot be written
@@ -40,6 +41,10 @@ class InputError(ZooError, ValueError):
 
 class CheckpointError(ZooError, RuntimeError):
     """A weight file that cannot be read safely, or whose tensors are not the network's."""
+
+
+class ExportError(ZooError, RuntimeError):
+    """An exported file that does not compute what the network computes; it was not written."""
 
 
 class IntegrityError(ZooError, ValueError):

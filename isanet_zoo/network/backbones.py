@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isanet_zoo.errors import EnvironmentProblem, InputError
@@ -12,7 +13,7 @@ from isanet_zoo.network.config import OUTPUT_STRIDE
 
 try:
     import timm
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers import Conv2dSame, convert_sync_batchnorm
     from timm.models import adapt_input_conv
 except ModuleNotFoundError as error:
     raise EnvironmentProblem(f"{error.name} is not installed: pip install timm") from error
@@ -150,3 +151,35 @@ def synchronise_norms(network: nn.Module) -> nn.Module:
     """Return a network whose batch norms, timm's own kinds too, see all processes' batches."""
     synchronised: nn.Module = convert_sync_batchnorm(network)
     return synchronised
+
+
+def ease_export(network: nn.Module) -> None:
+    """Replace convolutions that pad as TensorFlow's do by such as an exporter sees through.
+
+    timm rounds with floats, which makes every later size a riddle: tracing takes many times longer.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            # A window that is smaller than its stride has to be kept from negative padding.
+            if isinstance(child, Conv2dSame) and min(child.kernel_size) >= max(child.stride):
+                setattr(parent, name, _SamePadded(child))
+
+
+class _SamePadded(nn.Module):
+    """A convolution whose output is its input's size over its stride, rounded up."""
+
+    def __init__(self, original: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = original
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H/stride, W/stride)."""
+        taken = self.convolution
+        pads = []
+        for axis in (1, 0):  # width, then height: `F.pad` begins with the last
+            size, stride = x.shape[2 + axis], taken.stride[axis]
+            window = (taken.kernel_size[axis] - 1) * taken.dilation[axis] + 1
+            missing = (size + stride - 1) // stride * stride - size + window - stride
+            pads += [missing // 2, missing - missing // 2]
+        x = F.pad(x, pads)
+        return F.conv2d(x, taken.weight, taken.bias, taken.stride, 0, taken.dilation, taken.groups)

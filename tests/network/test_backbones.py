@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from isanet_zoo.network.backbones import create_backbone
+from isanet_zoo.network.backbones import create_backbone, ease_export
 
 
 @pytest.mark.parametrize(("name", "timm"), [("resnet50_vd", "resnet50d")])
@@ -37,3 +38,18 @@ def test_the_authors_encoder_keeps_a_partial_window() -> None:
             for name in ("resnet101s", "deepbase_resnet101")
         ]
     assert sizes == [(16, 20), (17, 21)]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnetv2_b0"])
+def test_encoders_that_pad_as_tensorflow_does_stay_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_backbone(name).eval()
+    for size in ((64, 96), (61, 75), (50, 33)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = network(images)
+            eased = copy.deepcopy(network)
+            ease_export(eased)
+            assert str(eased) != str(network)
+            for one, other in zip(eased(images), expected, strict=True):
+                assert torch.equal(one, other)

@@ -1,0 +1,1 @@
+"""From a network to a file that runs without it."""
