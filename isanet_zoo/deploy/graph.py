@@ -93,10 +93,9 @@ def _plain_convolution(convolution: DepthwiseConv2d) -> nn.Conv2d:
         padding=convolution.padding[0],
         dilation=convolution.dilation[0],
         groups=convolution.groups,
-        bias=False,
         device="meta",
     )
-    plain.weight = convolution.weight
+    plain.weight, plain.bias = convolution.weight, convolution.bias
     return plain
 
 
