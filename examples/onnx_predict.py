@@ -3,7 +3,7 @@
     isanet-zoo export isanet_resnet50os8_voc model.onnx --labels --preprocess
     python examples/onnx_predict.py model.onnx photo.jpg labels.png
 
-The picture is taken whole. A pixel's value in the PNG is its class.
+The picture is taken whole, neither tiled nor filled up. A pixel's value in the PNG is its class.
 """
 
 import json
