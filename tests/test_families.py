@@ -111,6 +111,8 @@ def test_entries_say_what_their_publisher_said(name: str) -> None:
         assert weights.sources == ()
         assert "drive.google.com" in str(weights.links.manual_mirror)
         assert weights.preprocess.order == "bgr"
+        assert weights.network.head.activation == "leaky_relu"
+        assert weights.network.backbone == "deepbase_resnet101"
         return
     assert weights.tag == f"{weights.family}_{height}x{width}_{thousands}k"
     assert weights.miou is not None

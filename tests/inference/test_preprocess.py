@@ -13,7 +13,7 @@ from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from isanet_zoo.inference.preprocess import input_size, prepare, resize_pixels
+from isanet_zoo.inference.preprocess import fill_up, input_size, prepare, resize_pixels
 from isanet_zoo.network.config import Preprocess
 from isanet_zoo.weights.manifest import get_weights
 from tests.reference import CLASSES, PICTURES, golden, make_picture
@@ -128,5 +128,26 @@ def _double_by_default() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_double_by_default")
+def test_each_family_s_input_is_what_its_publisher_computed() -> None:
+    """The authors take BGR less a mean, PaddleSeg (x / 255 - 0.5) / 0.5, filled up with zeros."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3)).astype(np.uint8)
+    picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+
+    authors = get_weights("isanet_resnet101os8_cityscapes.openseg").preprocess
+    bgr = pixels[..., ::-1] - np.array([102.9801, 115.9465, 122.7717])
+    expected = torch.from_numpy(bgr).permute(2, 0, 1)[None].float()
+    torch.testing.assert_close(prepare(picture, authors, resize=False), expected)
+
+    paddle = get_weights("isanet_resnet50os8_voc.paddle_512x512_40k").preprocess
+    filled = fill_up(prepare(picture, paddle, resize=False), paddle)
+    plain = torch.from_numpy((pixels / 255 - 0.5) / 0.5).permute(2, 0, 1)[None].float()
+    assert filled.shape == (1, 3, 512, 512)
+    torch.testing.assert_close(filled[..., :10, :12], plain, rtol=1e-5, atol=1e-5)
+    assert not filled[..., 10:, :].any()
+    assert not filled[..., 12:].any()
+    large = torch.ones(1, 3, 600, 300)
+    assert fill_up(large, paddle).shape == (1, 3, 600, 512)
+
+
 def test_input_is_float32_whatever_torchs_default_is() -> None:
     assert prepare(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), Preprocess()).dtype == torch.float32
