@@ -45,7 +45,7 @@ def test_recipes_are_short() -> None:
 def test_commands_are_understood() -> None:
     lines = [line for block in SHELL for line in block.splitlines()]
     commands = [line.partition("isanet-zoo ")[2] for line in lines if "isanet-zoo " in line]
-    assert len(commands) == 13
+    assert len(commands) == 15
     for command in commands:
         cli._parser().parse_args(shlex.split(command))
 

@@ -232,7 +232,8 @@ def progress_bar(title: str, wanted: bool) -> Iterator[Progress | None]:
 
     def show(done: int, total: int | None) -> None:
         if not bars:
-            bars.append(tqdm(desc=title, unit="B", unit_scale=True))  # type: ignore[no-untyped-call]
+            bar = tqdm(desc=title, total=total, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
+            bars.append(bar)
         bars[0].total = total
         bars[0].update(done - bars[0].n)
 
