@@ -55,6 +55,7 @@ class GraphedForward:
     def _capture(self, images: Tensor) -> _Captured:
         images = images.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may allocate and copy meanwhile, for predictors of their own.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._forward(images)
         return _Captured(graph, images, logits)

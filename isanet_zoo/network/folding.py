@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 POSITIONS = 1024  # at a time on a CPU: 512 channels of them are 2 MiB
 
-_Norm = nn.modules.batchnorm._NormBase
+_Norm = nn.modules.batchnorm._BatchNorm  # timm's with an activation, too
 
 
 @torch.no_grad()
@@ -90,9 +90,11 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
     calls = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
     times = Counter(calls.values())
     for node, norm in calls.items():
+        if not isinstance(norm, _Norm) or norm.running_mean is None:
+            continue
         source: Any = node.args[0]
         convolution = calls.get(source)
-        if not (isinstance(norm, _Norm) and isinstance(convolution, nn.Conv2d)):
+        if not isinstance(convolution, nn.Conv2d):
             continue
         if len(source.users) == times[norm] == times[convolution] == 1:  # nothing else reads it
             convolution.weight, convolution.bias = _fused(convolution, norm)
@@ -110,9 +112,10 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
 
 def _is_fresh(node: Any, calls: dict[fx.Node, nn.Module]) -> bool:
     """Say whether a value is a convolution's output, possibly handed on, and read only once."""
-    while len(node.users) == 1 and isinstance(module := calls.get(node), (nn.Conv2d, nn.Identity)):
-        if isinstance(module, nn.Conv2d):
-            return True
+    while isinstance(node, fx.Node) and len(node.users) == 1:  # and not a number
+        module = calls.get(node)
+        if not isinstance(module, nn.Identity):
+            return isinstance(module, nn.Conv2d)
         (node,) = node.args
     return False
 
@@ -204,4 +207,4 @@ def _attend(attention: FoldedSelfAttention, grid: Tensor) -> None:
         parts = [part for image in grid for row in image for part in row.split(step)]
     for part in parts:
         tokens = part.reshape(-1, positions, grid.shape[-1])  # (G, N, C)
-        part.copy_(attention(tokens).view(part.shape))
+        part.copy_(attention(tokens).reshape(part.shape))

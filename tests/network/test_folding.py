@@ -147,6 +147,39 @@ def test_only_a_convolution_that_nothing_else_reads_takes_in_a_norm() -> None:
     assert all(isinstance(norm, nn.BatchNorm2d) for norm in folded.norms)
 
 
+class Various(nn.Module):
+    """Adds numbers, and has norms whose statistics are those of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.instance = nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4)
+        self.two, self.batch = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.three, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = 1 + self.instance(self.one(x))
+        low = self.batch(self.two(x))
+        high = self.norm(self.three(low))
+        return [low, high + low]
+
+
+def test_what_cannot_be_folded_is_left_and_sums_may_be_written_in_place() -> None:
+    network = Various()
+    nn.init.uniform_(network.norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    network.eval()
+    folded = copy.deepcopy(network)
+    graph = folding._fold_backbone(folded)
+    x = torch.randn(2, 3, 8, 8)
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[1], network(x)[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(x, before)
+    assert isinstance(folded.instance, nn.InstanceNorm2d)
+    assert isinstance(folded.batch, nn.BatchNorm2d)
+    assert isinstance(folded.norm, nn.Identity)
+    assert "iadd" in str(graph.graph)
+
+
 class Branching(nn.Module):
     """Does what fx cannot follow."""
 
