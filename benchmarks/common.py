@@ -48,10 +48,12 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def extra_memory(run: Callable[[], object]) -> float:
-    """Return by how many MiB one run raises the peak: of the GPU if it uses one, or the process.
+    """Return by how many MiB a run raises the peak: of the GPU if it uses one, or the process.
 
-    Of the process only on Linux, where what was freed can be given back, and the peak be reset.
+    A second run, as the first one brings in code and caches. Of the process only on Linux, where
+    what was freed can be given back, and the peak be reset.
     """
+    run()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -22,7 +22,13 @@ EDGES: dict[str, set[str]] = {
     "network.attention": set(),
     "network.depthwise": set(),
     "network.resize": {"network.config"},
-    "network.folding": {"network.attention", "network.isanet"},
+    "network.strips": set(),
+    "network.folding": {
+        "network.attention",
+        "network.backbones",
+        "network.isanet",
+        "network.strips",
+    },
     "network.backbones": {"errors", "network.config"},
     "network.isanet": {
         "errors",

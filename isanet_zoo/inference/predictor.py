@@ -183,11 +183,7 @@ class Predictor:
     @torch.inference_mode()
     def _start(self, pictures: Sequence[Picture]) -> Callable[[], list[Segmentation]]:
         """Segment pictures of one size; call what is returned for the results."""
-        pixels = torch.stack([picture.pixels for picture in pictures])  # (B, 3, H, W)
-        if self.device.type == "cuda" and not pixels.is_cuda:
-            pixels = pixels.pin_memory()  # so that the copy need not be waited for
-        pixels = pixels.to(self.device, non_blocking=True)
-        images = prepare(pixels, self.network.preprocess, resize=self.rescale)  # (B, 3, h, w)
+        images = self._images(pictures)
         decision = self._decide(images, pictures[0].size)
         labels, confidence, probabilities = (
             None if part is None else _to_host(part) for part in decision
@@ -213,6 +209,15 @@ class Predictor:
             ]
 
         return finish
+
+    def _images(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return pictures of one size as the network's input, (B, 3, h, w)."""
+        pixels = torch.stack([picture.pixels for picture in pictures])  # (B, 3, H, W)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()  # so that the copy need not be waited for
+        pixels = pixels.to(self.device, non_blocking=True)
+        return prepare(pixels, self.network.preprocess, resize=self.rescale)
 
     def _decide(self, images: Tensor, size: tuple[int, int]) -> upsample.Decision:
         """Give each pixel of pictures of a size its class, from prepared images (B, 3, h, w)."""

@@ -70,7 +70,7 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
     levels = resize_pixels(pixels, size).float()
     mean = torch.tensor(config.mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(config.std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-    images = (levels - mean) / std
+    images = levels.sub_(mean).div_(std)
     return images.flip(1) if config.order == "bgr" else images
 
 

@@ -15,6 +15,7 @@ try:
     import timm
     from timm.layers import Conv2dSame, convert_sync_batchnorm
     from timm.models import adapt_input_conv
+    from timm.models.resnet import Bottleneck
 except ModuleNotFoundError as error:
     raise EnvironmentProblem(f"{error.name} is not installed: pip install timm") from error
 except (ImportError, RuntimeError) as error:
@@ -134,6 +135,21 @@ def set_grad_checkpointing(backbone: Any, enable: bool) -> None:
         if getattr(child, "inplace", False):
             child.inplace = False
     backbone.set_grad_checkpointing(enable)
+
+
+def bottlenecks(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return those of ResNet's bottlenecks, with their names, that are nothing but convolutions.
+
+    That is, those whose norms are folded away, and that do not attend, filter or stride.
+    """
+    return [
+        (name, block)
+        for name, block in backbone.named_modules()
+        if type(block) is Bottleneck
+        and block.se is None
+        and block.conv2.stride == (1, 1)
+        and all(isinstance(x, nn.Identity) for x in (block.bn1, block.bn2, block.bn3, block.aa))
+    ]
 
 
 def first_convolution(backbone: nn.Module) -> str:

@@ -5,6 +5,7 @@
   two linear maps in a row, W·(A·(V·x)) = A·((W·V)·x), and become one.
 - The groups of interlaced attention know nothing of each other: on a CPU they are worked off a few
   at a time, in place, so that what belongs to them stays in the cache.
+- A map that is read for the last time leaves its memory to the next one.
 
 Letters in shapes: B batch, C channels, D key channels, h w feature map, P window, Q number of
 windows per side, G groups, N positions in a group.
@@ -24,7 +25,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
+from isanet_zoo.network.backbones import bottlenecks
 from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.network.strips import StripBottleneck, StripConvolution
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
     head: Any = network.head
     for name in ("reduce", "fuse"):
         if type(part := getattr(head, name)) is ConvNormAct:
-            setattr(head, name, _folded(part))
+            setattr(head, name, StripConvolution(*_folded(part)))
     if type(head.attention) is InterlacedAttention:
         head.attention = FoldedInterlacedAttention(head.attention)
     network.to(dtype)
@@ -73,7 +76,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inner = [part for part in m.modules() if isinstance(part, (nn.Conv2d, _Norm))]
-        return not inner or inner[0] is m
+        return not inner or inner[0] is m or isinstance(m, StripBottleneck)
 
 
 def _fold_backbone(backbone: nn.Module) -> nn.Module:
@@ -86,8 +89,26 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
     except Exception as error:  # a network can do anything that fx cannot follow
         logger.info("%s keeps its norms: %s", type(backbone).__name__, error)
         return backbone
+    _fold_norms(backbone, graph)
+    for name, block in bottlenecks(backbone):
+        backbone.set_submodule(name, StripBottleneck(block))
+    graph = _Tracer().trace(backbone)
+    output: Any = next(node for node in graph.nodes if node.op == "output")
+    *_, last = output.args[0]
+    output.args = ((last, last),)
+    _overwrite(graph, _calls(backbone, graph))
+    return fx.GraphModule(backbone, graph)
+
+
+def _calls(backbone: nn.Module, graph: fx.Graph) -> dict[fx.Node, nn.Module]:
+    """Return the module that each node calls, if it does."""
     modules = dict(backbone.named_modules())
-    calls = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
+    return {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
+
+
+def _fold_norms(backbone: nn.Module, graph: fx.Graph) -> None:
+    """Fold each norm into the convolution before it, where nothing else reads that."""
+    calls = _calls(backbone, graph)
     times = Counter(calls.values())
     for node, norm in calls.items():
         if not isinstance(norm, _Norm) or norm.running_mean is None:
@@ -96,18 +117,21 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
         convolution = calls.get(source)
         if not isinstance(convolution, nn.Conv2d):
             continue
-        if len(source.users) == times[norm] == times[convolution] == 1:  # nothing else reads it
+        if len(source.users) == times[norm] == times[convolution] == 1:
             convolution.weight, convolution.bias = _fused(convolution, norm)
-            parent, _, name = str(node.target).rpartition(".")
-            calls[node] = _after(norm)
-            setattr(backbone.get_submodule(parent), name, calls[node])
+            backbone.set_submodule(str(node.target), _after(norm))
+
+
+def _overwrite(graph: fx.Graph, calls: dict[fx.Node, nn.Module]) -> None:
+    """Let sums and bottlenecks write over an operand that nothing reads afterwards."""
     for node in graph.nodes:
         if node.target is operator.add and _is_fresh(node.args[0], calls):
-            node.target = operator.iadd  # saves a map as large as the sum
-    output: Any = next(node for node in graph.nodes if node.op == "output")
-    *_, last = output.args[0]
-    output.args = ((last, last),)
-    return fx.GraphModule(backbone, graph)
+            node.target = operator.iadd
+        elif isinstance(calls.get(node), StripBottleneck):
+            (source,) = node.args
+            # Of these it is known that their output's memory is nobody else's.
+            fresh = isinstance(calls.get(source), (StripBottleneck, nn.MaxPool2d))
+            node.kwargs = {"overwrite": fresh and len(source.users) == 1}
 
 
 def _is_fresh(node: Any, calls: dict[fx.Node, nn.Module]) -> bool:

@@ -51,12 +51,17 @@ class ISAHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to logits (B, K, h, w)."""
-        features = self.reduce(features)  # (B, C, h, w)
+        return self.classify(self.reduce(features))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map reduced features (B, C, h, w) to logits (B, K, h, w)."""
         if self.grad_checkpointing and self.training:
             context = checkpoint(self.attention, features, use_reentrant=False)
         else:
             context = self.attention(features)  # (B, C, h, w)
-        fused = self.fuse(torch.cat([context, features], dim=1))  # (B, C, h, w)
+        both = torch.cat([context, features], dim=1)  # (B, 2C, h, w)
+        del context, features
+        fused = self.fuse(both)  # (B, C, h, w)
         logits: Tensor = self.classifier(self.dropout(fused))
         return logits
 
@@ -177,9 +182,8 @@ class ISANet(Publishable):
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """Return the logits at 1/8 of the image, (B, K, h, w), for (B, 3, H, W)."""
-        _, features = self.forward_features(images)
-        logits: Tensor = self.head(features)
-        return logits
+        # The encoder's map is by far the largest: it is let go of before the head goes on.
+        return self.head.classify(self.head.reduce(self.forward_features(images)[1]))
 
     def forward(self, images: Tensor) -> Tensor | ISANetOutput:
         """Segment a batch of prepared images.
