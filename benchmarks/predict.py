@@ -3,7 +3,7 @@
     python benchmarks/predict.py [--device cuda] [--batch 16] [--compile] [--json]
 
 The network is ISANet on ResNet-50 with 150 classes and random parameters. Memory is the peak beyond
-what the network and the picture take, in a new process for each way.
+what the network and the picture take, in the second run of a new process for each way.
 """
 
 from __future__ import annotations

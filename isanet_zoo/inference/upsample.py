@@ -66,12 +66,13 @@ def _decide(scores: Scores, confidence: bool, probabilities: bool) -> Decision:
     first, *others = scores.contenders
     best = scores.plane(first).clone()  # (B, H, W)
     labels = torch.full_like(best, first, dtype=torch.uint8)
-    higher, label = torch.empty_like(best, dtype=torch.bool), torch.empty_like(labels)
+    higher = torch.empty_like(best, dtype=torch.bool)
+    label = higher.view(torch.uint8)  # the same memory
     for k in others:
         plane = scores.plane(k)
         torch.gt(plane, best, out=higher)
         # `labels[higher] = k`, several times faster: labels so far are below k.
-        torch.maximum(labels, torch.mul(higher.view(torch.uint8), k, out=label), out=labels)
+        torch.maximum(labels, label.mul_(k), out=labels)
         torch.maximum(best, plane, out=best)
     if not confidence and not probabilities:
         return Decision(labels, None, None)

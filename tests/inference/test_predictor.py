@@ -233,8 +233,8 @@ class TestOptions:
             exact = upscaled(model.forward_logits(normalised(picture)), (150, 203)).softmax(1)[0]
         seen: list[torch.dtype] = []
         predictor = Predictor(model, dtype=dtype, probabilities=True)
-        predictor.network.head.fuse.register_forward_hook(lambda *args: seen.append(args[2].dtype))
-        predictor.network.head.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+        for part in (predictor.network.head.fuse, predictor.network.head.classifier):
+            part.register_forward_hook(lambda *args: seen.append(args[2].dtype))
         segmentation = one(predictor(picture))
         assert seen == [dtype, torch.float32]
         assert segmentation.probabilities is not None
