@@ -111,6 +111,7 @@ def test_convolution_is_the_same_map(
             again = x.clone(memory_format=order)  # as it is overwritten
             actual = StripConvolution(convolution, nn.ReLU(inplace=True))(again)
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+            assert actual.untyped_storage().nbytes() == actual.nbytes  # the input's is let go of
 
 
 def test_what_is_overwritten_is_the_input_s_memory() -> None:
