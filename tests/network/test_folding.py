@@ -180,6 +180,29 @@ def test_what_cannot_be_folded_is_left_and_sums_may_be_written_in_place() -> Non
     assert "iadd" in str(graph.graph)
 
 
+class Sharing(nn.Module):
+    """Adds to a map that is read again, and to one that is the input itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dropout = nn.Conv2d(3, 3, 1), nn.Dropout()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        again = self.conv(x)
+        total = self.dropout(x) + (again + x)
+        return [x, total * again]
+
+
+def test_sums_do_not_overwrite_what_others_read() -> None:
+    network = Sharing().eval()
+    x = torch.randn(2, 3, 8, 8)
+    before, expected = x.clone(), network(x)[1]
+    with torch.no_grad():
+        actual = folding._fold_backbone(copy.deepcopy(network))(x)[1]
+    torch.testing.assert_close(actual, expected)
+    assert torch.equal(x, before)
+
+
 class Branching(nn.Module):
     """Does what fx cannot follow."""
 
