@@ -223,18 +223,16 @@ def test_tiles_are_averaged_where_they_overlap(
     torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_between_tiles_a_class_wins_that_wins_in_neither() -> None:
-    """Resized once more, the second best of two tiles is the best of their mean."""
-    places = windows((64, 192), (64, 96), (64, 96))
-    levels = torch.tensor([[1, 0, 0.9, -1], [0, 1, 0.9, -1]])  # of two tiles
-    tiles = [
-        (place, level.view(1, 4, 1, 1).expand(1, 4, 8, 12))
-        for place, level in zip(places, levels, strict=True)
-    ]
+def test_a_class_that_wins_nowhere_can_win_once_resized_again() -> None:
+    """Where two classes cross steeply, their means fall below what each of them was above."""
+    logits = torch.zeros(1, 4, 8, 24)
+    logits[:, 0], logits[:, 1], logits[:, 3] = 1, 1, -1
+    logits[:, 1, :, :12] = logits[:, 0, :, 13:] = -1000
+    tiles = [(Window(0, 0, 64, 192), logits)]
     labels = decide(tiled(tiles, (64, 192), (64, 192), "half_pixel")).labels
     assert labels.unique().tolist() == [0, 1]
-    labels = decide(tiled(tiles, (64, 192), (64, 576), "half_pixel")).labels
-    assert labels[0, 0, 286:290].tolist() == [0, 2, 2, 1]
+    labels = decide(tiled(tiles, (64, 192), (64, 3 * 192), "half_pixel")).labels
+    assert labels[0, 0, 298:302].tolist() == [0, 2, 2, 1]
 
 
 def test_one_tile_over_everything_only_resizes_twice() -> None:
