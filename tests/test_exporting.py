@@ -33,7 +33,7 @@ from isanet_zoo import (
     get_weights,
 )
 from isanet_zoo.deploy import check, graph
-from isanet_zoo.network.depthwise import DepthwiseConv2d, speed_up_depthwise
+from isanet_zoo.network.depthwise import speed_up_depthwise
 from tests import reference
 from tests.conftest import TinyZoo
 
@@ -186,16 +186,6 @@ def test_model_stays_as_it_is(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
-
-
-def test_network_that_was_trained_on_a_cpu() -> None:
-    convolution = DepthwiseConv2d(
-        nn.Conv2d(6, 6, 5, padding=8, dilation=4, groups=6, bias=False).eval()
-    )
-    images = torch.randn(1, 6, 20, 21)
-    plain = graph._plain_convolution(convolution)
-    assert type(plain) is nn.Conv2d
-    torch.testing.assert_close(plain(images), convolution(images))
 
 
 def test_static_file_takes_its_size_alone(tmp_path: Path) -> None:

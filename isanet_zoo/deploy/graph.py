@@ -78,25 +78,11 @@ def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
             if isinstance(child, SelfAttention):
                 setattr(parent, name, _Attention(child))
             elif isinstance(child, DepthwiseConv2d):  # left by training on a CPU
-                setattr(parent, name, _plain_convolution(child))
+                setattr(parent, name, child.plain())
     backbones.ease_export(graph.network.backbone)
     graph.network.to(dtype)
     graph.dtype = dtype
     return graph.eval()
-
-
-def _plain_convolution(convolution: DepthwiseConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(
-        convolution.in_channels,
-        convolution.out_channels,
-        convolution.kernel_size[0],
-        padding=convolution.padding[0],
-        dilation=convolution.dilation[0],
-        groups=convolution.groups,
-        device="meta",
-    )
-    plain.weight, plain.bias = convolution.weight, convolution.bias
-    return plain
 
 
 def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:

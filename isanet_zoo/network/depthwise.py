@@ -54,17 +54,15 @@ class DepthwiseConv2d(nn.Conv2d):
     """A square depthwise convolution that keeps the size; it takes over `original`."""
 
     def __init__(self, original: nn.Conv2d) -> None:
-        super().__init__(
-            original.in_channels,
-            original.out_channels,
-            original.kernel_size[0],
-            padding=original.padding[0],
-            dilation=original.dilation[0],
-            groups=original.groups,
-            device="meta",
-        )
+        super().__init__(**_geometry(original), device="meta")
         self.weight, self.bias = original.weight, original.bias
         self.train(original.training)
+
+    def plain(self) -> nn.Conv2d:
+        """Return torch's own convolution with the same parameters."""
+        plain = nn.Conv2d(**_geometry(self), device="meta")
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) to the same shape."""
@@ -72,6 +70,18 @@ class DepthwiseConv2d(nn.Conv2d):
             x = x.to(torch.get_autocast_dtype("cpu"))
         output: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])
         return output
+
+
+def _geometry(convolution: nn.Conv2d) -> dict[str, Any]:
+    """Return the arguments that make a convolution for which `_is_depthwise` holds."""
+    return {
+        "in_channels": convolution.in_channels,
+        "out_channels": convolution.out_channels,
+        "kernel_size": convolution.kernel_size[0],
+        "padding": convolution.padding[0],
+        "dilation": convolution.dilation[0],
+        "groups": convolution.groups,
+    }
 
 
 class _Depthwise(torch.autograd.Function):

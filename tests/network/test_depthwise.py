@@ -202,3 +202,12 @@ def test_a_resnet_has_nothing_to_gain() -> None:
     before = [type(module) for module in model.modules()]
     assert speed_up_depthwise(model) == 0
     assert [type(module) for module in model.modules()] == before
+
+
+def test_convolution_can_be_had_back() -> None:
+    original = nn.Conv2d(6, 6, 5, padding=8, dilation=4, groups=6, bias=False).eval()
+    plain = DepthwiseConv2d(original).plain()
+    assert type(plain) is nn.Conv2d
+    assert not plain.training
+    x = torch.randn(1, 6, 20, 21)
+    assert torch.equal(plain(x), original(x))
