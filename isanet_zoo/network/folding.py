@@ -16,12 +16,14 @@ from __future__ import annotations
 import copy
 import logging
 import operator
+import threading
 from collections import Counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
@@ -50,13 +52,21 @@ def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
     network.backbone = _fold_backbone(network.backbone)
     head: Any = network.head
     for name in ("reduce", "fuse"):
-        if type(part := getattr(head, name)) is ConvNormAct:
+        if type(part := getattr(head, name)) is ConvNormAct and not _has_hooks(part):
             setattr(head, name, StripConvolution(*_folded(part)))
-    if type(head.attention) is InterlacedAttention:
+    if type(head.attention) is InterlacedAttention and not _has_hooks(head.attention):
         head.attention = FoldedInterlacedAttention(head.attention)
     network.to(dtype)
     head.classifier.float()
     head.dropout = _ToFloat32()
+
+
+def _has_hooks(network: nn.Module) -> bool:
+    """Say whether a module does more, when it is called, than what its class says."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
+        for module in network.modules()
+    )
 
 
 def _folded(part: Any) -> nn.Sequential:
@@ -69,6 +79,20 @@ class _ToFloat32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
+
+
+class _InTurn(nn.Module):
+    """Lets one thread at a time into an encoder: where hooks put maps, all threads put theirs."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        with self.lock:
+            maps: list[Tensor] = self.backbone(x)
+            return maps
 
 
 class _Tracer(fx.Tracer):
@@ -84,6 +108,9 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
 
     Of its two maps the first, for the auxiliary head, is not kept: both are the last one.
     """
+    if _has_hooks(backbone):
+        logger.info("%s keeps its norms: it has hooks", type(backbone).__name__)
+        return _InTurn(backbone)
     try:
         graph = _Tracer().trace(backbone)
     except Exception as error:  # a network can do anything that fx cannot follow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from isanet_zoo.network import folding
 from isanet_zoo.network.attention import InterlacedAttention
@@ -235,6 +237,41 @@ def test_logits_stay_float32(dtype: torch.dtype) -> None:
         assert relative(logits, network.forward_logits(images)) < 0.05
     kinds = {name: p.dtype for name, p in folded.named_parameters() if "aux" not in name}
     assert {kind for name, kind in kinds.items() if "classifier" not in name} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "part", ["backbone.layer1.0.conv1", "head.reduce.conv", "head.attention.long_range.key.0.conv"]
+)
+@pytest.mark.parametrize("kind", ["hook", "weight_norm"])
+def test_what_has_hooks_stays_as_it_is(part: str, kind: str) -> None:
+    network = make_network()
+    convolution = network.get_submodule(part)
+    if kind == "hook":
+        convolution.register_forward_hook(lambda module, args, output: 0.5 * output)
+    else:
+        parametrizations.weight_norm(convolution)
+    folded = copy.deepcopy(network)
+    fold(folded)
+    images = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        assert relative(folded.forward_logits(images), network.forward_logits(images)) < 2e-5
+
+
+def test_an_encoder_whose_maps_come_by_hooks_is_safe_to_share() -> None:
+    network = make_network("xception41")
+    folded = copy.deepcopy(network)
+    fold(folded)
+    pictures = [torch.randn(1, 3, 33 + 8 * i, 40) for i in range(6)]
+
+    @torch.no_grad()
+    def logits(images: Tensor) -> Tensor:
+        return folded.forward_logits(images)
+
+    with torch.no_grad():
+        expected = [network.forward_logits(images) for images in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        for actual, alone in zip(pool.map(logits, 3 * pictures), 3 * expected, strict=True):
+            assert relative(actual, alone) < 2e-5
 
 
 def test_parts_of_the_user_s_own_are_left_alone() -> None:
