@@ -20,12 +20,14 @@ EDGES: dict[str, set[str]] = {
     # what is computed
     "network.config": {"errors", "options"},
     "network.attention": set(),
-    "network.depthwise": set(),
+    "network.hooks": set(),
+    "network.depthwise": {"network.hooks"},
     "network.resize": {"network.config"},
     "network.strips": set(),
     "network.folding": {
         "network.attention",
         "network.backbones",
+        "network.hooks",
         "network.isanet",
         "network.strips",
     },

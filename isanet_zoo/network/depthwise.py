@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isanet_zoo.network.hooks import has_hooks
+
 
 def speed_up_depthwise(network: nn.Module) -> int:
     """Let a network's depthwise convolutions take the fast path; names and values stay.
@@ -30,7 +32,7 @@ def speed_up_depthwise(network: nn.Module) -> int:
     count = 0
     for parent in network.modules():
         for name, child in parent.named_children():
-            if type(child) is nn.Conv2d and _is_depthwise(child):
+            if type(child) is nn.Conv2d and _is_depthwise(child) and not has_hooks(child):
                 setattr(parent, name, DepthwiseConv2d(child))
                 count += 1
     return count

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
 from isanet_zoo.network.backbones import bottlenecks
+from isanet_zoo.network.hooks import has_hooks
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.network.strips import StripBottleneck, StripConvolution
 
@@ -52,21 +52,13 @@ def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
     network.backbone = _fold_backbone(network.backbone)
     head: Any = network.head
     for name in ("reduce", "fuse"):
-        if type(part := getattr(head, name)) is ConvNormAct and not _has_hooks(part):
+        if type(part := getattr(head, name)) is ConvNormAct and not has_hooks(part):
             setattr(head, name, StripConvolution(*_folded(part)))
-    if type(head.attention) is InterlacedAttention and not _has_hooks(head.attention):
+    if type(head.attention) is InterlacedAttention and not has_hooks(head.attention):
         head.attention = FoldedInterlacedAttention(head.attention)
     network.to(dtype)
     head.classifier.float()
     head.dropout = _ToFloat32()
-
-
-def _has_hooks(network: nn.Module) -> bool:
-    """Say whether a module does more, when it is called, than what its class says."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
-        for module in network.modules()
-    )
 
 
 def _folded(part: Any) -> nn.Sequential:
@@ -108,7 +100,7 @@ def _fold_backbone(backbone: nn.Module) -> nn.Module:
 
     Of its two maps the first, for the auxiliary head, is not kept: both are the last one.
     """
-    if _has_hooks(backbone):
+    if has_hooks(backbone):
         logger.info("%s keeps its norms: it has hooks", type(backbone).__name__)
         return _InTurn(backbone)
     try:

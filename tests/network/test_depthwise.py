@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from isanet_zoo.network.config import HeadConfig
 from isanet_zoo.network.depthwise import DepthwiseConv2d, speed_up_depthwise
@@ -126,6 +127,8 @@ def test_biases_are_added_and_learned(kernel: int, dilation: int) -> None:
 def zoo() -> nn.ModuleDict:
     """Return convolutions, of which those whose names start with "fast" qualify."""
     options = {"groups": 8, "bias": False}
+    hooked = depthwise(8, 7, 2)
+    hooked.register_forward_hook(lambda *args: None)
     return nn.ModuleDict(
         {
             "fast3": nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
@@ -134,6 +137,8 @@ def zoo() -> nn.ModuleDict:
             "strided": nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, bias=False),
             "fast_biased": nn.Conv2d(8, 8, 3, padding=1, groups=8),
             "dense": nn.Conv2d(8, 8, 3, padding=1, bias=False),
+            "hooked": hooked,
+            "normed": parametrizations.weight_norm(depthwise(8, 7, 2)),
             "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False),
             "wider": nn.Conv2d(8, 16, 3, padding=1, groups=8, bias=False),
             "unpadded": nn.Conv2d(8, 8, 3, groups=8, bias=False),
