@@ -51,8 +51,8 @@ def segment(
     progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008 - Gradio looks for it here
 ) -> Iterator[tuple[Any, ...]]:
     """Give what the page shows of a photograph: overlay, confidence, legend and class map."""
+    yield NOTHING
     if photo is None:
-        yield NOTHING
         return
     try:
         progress(0, desc=f"Loading {name}")
@@ -129,8 +129,11 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
             download = gr.DownloadButton("Download the class map (PNG)", interactive=False)
     shown = [overlay, heat, classes, download]
     name.change(describe, name, about, show_progress="hidden")
-    start = gr.on([photo.change, name.change], lambda: NOTHING, None, shown, show_progress="hidden")
-    start.then(
+    changed = [photo.change, name.change]
+    # The browser itself empties the page: what is no longer true does not wait for the queue.
+    gr.on(changed, None, None, shown, js="() => [null, null, '', null]")
+    gr.on(
+        changed,
         segment,
         [photo, name],
         shown,

@@ -190,15 +190,18 @@ def test_bad_files_end_in_the_library_s_message(page: Any, tmp_path: Path) -> No
     text.write_text("<b>no picture</b>")
     Image.fromarray(np.zeros((30, 40), np.uint16)).save(deep)
     broken.write_bytes((EXAMPLES / "street.jpg").read_bytes()[:20_000])
+    messages = []
     for path in (text, deep, broken):
         _upload(page, path)
         with pytest.raises(isanet_zoo.InputError) as caught:
             read_image(path)
-        page.get_by_text(str(caught.value).replace(f"{tmp_path}{os.sep}", "")).wait_for()
+        messages.append(page.get_by_text(str(caught.value).replace(f"{tmp_path}{os.sep}", "")))
+        messages[-1].wait_for()
         assert page.locator(".legend").count() == 0
         page.get_by_label("Clear").first.click()
     _upload(page, EXAMPLES / "street.jpg")  # and it goes on
     page.locator(".legend").get_by_text("Building").wait_for()
+    assert [message.count() for message in messages] == [1, 1, 1]  # however fast one was cleared
 
 
 def test_example_and_model_are_chosen_and_weights_fetched_in_view(page: Any) -> None:
