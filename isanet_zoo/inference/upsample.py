@@ -3,7 +3,8 @@
 Resizing K classes to a large picture before taking the maximum needs K floats per pixel (4.6 GiB
 for 150 classes at 2160 × 3840). Classes are independent until the maximum, so each is resized on
 its own and a running maximum is kept: the same arithmetic, the same labels, three planes. And most
-classes can be the label of no pixel, since a resized value never exceeds the logits around it.
+classes can be the label of no pixel, since a resized value never exceeds the logits around it. Of
+large pictures even those planes are made of a strip of rows at a time, where the arithmetic allows.
 
 Letters in shapes: B pictures of one size, K classes, H W picture, h w logits.
 """
@@ -22,7 +23,9 @@ from torch import Tensor
 from isanet_zoo.network.config import OUTPUT_STRIDE, ResizeRule
 from isanet_zoo.network.resize import resize
 
-Fused = Callable[[bool], tuple[Tensor, Tensor | None]]  # confidence wanted? -> labels, confidence
+# confidence wanted? -> labels, confidence
+Shortcut = Callable[[bool], tuple[Tensor, Tensor | None]]
+STRIP = 2**20  # pixels; measured: smaller strips cost time
 
 
 class Scores(NamedTuple):
@@ -31,7 +34,7 @@ class Scores(NamedTuple):
     num_classes: int
     plane: Callable[[int], Tensor]  # class k -> (B, H, W) float32, good until the next call
     contenders: Sequence[int]  # in order, at least those that can have the highest score somewhere
-    fused: Fused | None = None  # all planes at once, on a GPU
+    shortcut: Shortcut | None = None  # to the same result, without these planes
     kept: tuple[Tensor, Tensor] | None = None  # rows and columns that are the picture; all if None
 
 
@@ -61,8 +64,8 @@ def decide(scores: Scores, *, confidence: bool = False, probabilities: bool = Fa
 
 
 def _decide(scores: Scores, confidence: bool, probabilities: bool) -> Decision:
-    if scores.fused and not probabilities:
-        return Decision(*scores.fused(confidence), None)
+    if scores.shortcut and not probabilities:
+        return Decision(*scores.shortcut(confidence), None)
     first, *others = scores.contenders
     best = scores.plane(first).clone()  # (B, H, W)
     labels = torch.full_like(best, first, dtype=torch.uint8)
@@ -100,28 +103,69 @@ def _cut(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def whole(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Scores:
     """Resize logits (B, K, h, w) to `size`."""
     logits = logits.float().contiguous()  # equal bf16 logits would tie once they are resized
-    batch, num_classes, height, width = logits.shape
-    fused = _fused(logits, size, rule) if logits.is_cuda else None
+    shortcut = (_fused if logits.is_cuda else _strips)(logits, size, rule)
+    contenders = range(logits.shape[1]) if shortcut else _contenders(logits)
+    return _planes(logits, size, rule, contenders)._replace(shortcut=shortcut)
+
+
+def _planes(
+    logits: Tensor, size: tuple[int, int], rule: ResizeRule, contenders: Sequence[int]
+) -> Scores:
+    num_classes, height, width = logits.shape[1:]
     if num_classes <= 3 or sum(size) <= 128 or height == width == 1:
         # Here torch's CPU kernels take several classes together, and round otherwise than for one.
         scores = resize(logits, size, rule)  # (B, K, H, W), small
-        return Scores(num_classes, lambda k: scores[:, k], range(num_classes), fused)
-    plane = logits.new_empty(batch, 1, *size)
+        return Scores(num_classes, lambda k: scores[:, k], contenders)
+    plane = logits.new_empty(len(logits), 1, *size)
     return Scores(
         num_classes,
         lambda k: resize(logits[:, k : k + 1], size, rule, out=plane)[:, 0],
-        range(num_classes) if fused else _contenders(logits),
-        fused,
+        contenders,
     )
 
 
-def _fused(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Fused | None:
+def _fused(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Shortcut | None:
     """Return the kernel for these logits; None where there is no Triton to compile it."""
     try:
         from isanet_zoo.inference import fused
     except ImportError:
         return None
     return functools.partial(fused.decide, logits, size, rule)
+
+
+def _strips(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Shortcut | None:
+    """Return the way by strips of rows; None where it saves nothing, or would round otherwise.
+
+    With `OUTPUT_STRIDE` rows of pixels to each of logits, places between rows of logits are exact
+    in floating point. So they are the same in a strip, and so is each pixel, as long as the strip
+    has the rows of logits above and below.
+    """
+    batch, num_classes, height, _ = logits.shape
+    exact = rule == "half_pixel" and size[0] == OUTPUT_STRIDE * height
+    count = min(round(batch * size[0] * size[1] / STRIP), height)
+    if num_classes <= 3 or not exact or count < 2:
+        return None
+    return functools.partial(_decide_strips, logits, size, count)
+
+
+def _decide_strips(
+    logits: Tensor, size: tuple[int, int], count: int, confidence: bool
+) -> tuple[Tensor, Tensor | None]:
+    batch, _, height, _ = logits.shape
+    labels = logits.new_empty(batch, *size, dtype=torch.uint8)
+    confidences = logits.new_empty(batch, *size) if confidence else None
+    cuts = [height * i // count for i in range(count + 1)]
+    for top, bottom in itertools.pairwise(cuts):
+        first, last = max(top - 1, 0), min(bottom + 1, height)
+        rows, rows_size = logits[:, :, first:last], (OUTPUT_STRIDE * (last - first), size[1])
+        scores = _planes(rows, rows_size, "half_pixel", _contenders(rows))
+        strip = decide(scores, confidence=confidence)
+        here = slice(OUTPUT_STRIDE * top, OUTPUT_STRIDE * bottom)
+        inside = slice(OUTPUT_STRIDE * (top - first), OUTPUT_STRIDE * (bottom - first))
+        labels[:, here] = strip.labels[:, inside]
+        if confidences is not None and strip.confidence is not None:
+            confidences[:, here] = strip.confidence[:, inside]
+    return labels, confidences
 
 
 def _contenders(logits: Tensor) -> list[int]:

@@ -65,7 +65,7 @@ def test_labels_and_confidence_are_those_of_the_plain_way() -> None:
 def test_on_a_gpu_labels_are_equal_to_the_last_bit(rule: str) -> None:
     logits = 4 * torch.randn(2, 150, 64, 86, device="cuda")
     scores = whole(logits, (512, 683), rule)  # type: ignore[arg-type]
-    assert scores.fused is not None
+    assert scores.shortcut is not None
     expected = resize(logits, (512, 683), rule)  # type: ignore[arg-type]
     assert torch.equal(decide(scores).labels.long(), expected.argmax(1))
     confidence = decide(scores, confidence=True).confidence

@@ -86,6 +86,41 @@ def test_labels_are_those_of_the_plain_way_to_the_last_bit(
     assert torch.equal(labels.long(), resize(logits, size, rule).argmax(1))
 
 
+@pytest.mark.usefixtures("_threads")
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 12), st.integers(1, 40), side),
+    size=st.tuples(st.integers(0, 1), st.integers(150, 400)),
+    rule=st.sampled_from(RULES),
+    strip=st.sampled_from([1, 1_000, 10_000]),
+    ties=st.booleans(),
+    seed=st.integers(0, 999),
+)
+@example(shape=(1, 5, 9, 12), size=(0, 150), rule="half_pixel", strip=1, ties=False, seed=0)
+@example(shape=(2, 5, 40, 1), size=(0, 150), rule="half_pixel", strip=10_000, ties=True, seed=0)
+def test_strips_are_what_they_are_strips_of_to_the_last_bit(
+    shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    rule: ResizeRule,
+    strip: int,
+    ties: bool,
+    seed: int,
+) -> None:
+    size = (8 * shape[2] - size[0], size[1])
+    logits = make_logits(*shape, seed=seed, ties=ties)
+    at_once = decide(whole(logits, size, rule), confidence=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isanet_zoo.inference.upsample.STRIP", strip)
+        scores = whole(logits, size, rule)
+    in_strips = decide(scores, confidence=True)
+    if rule == "half_pixel" and size[0] % 8 == 0 and min(shape[1:3]) > 3:
+        assert scores.shortcut is not None or strip == 10_000
+    assert torch.equal(in_strips.labels, at_once.labels)
+    assert in_strips.confidence is not None
+    assert at_once.confidence is not None
+    assert torch.equal(in_strips.confidence, at_once.confidence)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(4, 30), side, side),
