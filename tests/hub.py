@@ -34,9 +34,10 @@ class Repository:
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, changes: dict[str, bytes]) -> str:
+    def commit(self, changes: dict[str, bytes], *, remove: str = "") -> str:
         """Add a state that differs from the last by some files; return its name."""
         files = {**(self.commits[-1][1] if self.commits else {}), **changes}
+        files.pop(remove, None)
         tree = "".join(f"{name} {_blob(content)}\n" for name, content in files.items())
         oid = hashlib.sha1(f"{len(self.commits)}\n{tree}".encode()).hexdigest()
         self.commits.append((oid, files))

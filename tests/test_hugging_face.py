@@ -169,7 +169,7 @@ def test_unknown_revisions_are_named(hub: Hub) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_files_that_are_not_there_are_named(hub: Hub, name: str) -> None:
     random_model().push_to_hub(REPO)
-    del hub.repositories[REPO].commits[-1][1][name]
+    hub.repositories[REPO].commit({}, remove=name)
     with pytest.raises(CheckpointError, match=rf"someone/fruits: {name}.*(missing|No such file)"):
         ISANet.from_pretrained(REPO)
 
