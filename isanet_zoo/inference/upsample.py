@@ -111,6 +111,7 @@ def whole(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Scores:
 def _planes(
     logits: Tensor, size: tuple[int, int], rule: ResizeRule, contenders: Sequence[int]
 ) -> Scores:
+    """Resize class by class; `contenders` as in `Scores`."""
     num_classes, height, width = logits.shape[1:]
     if num_classes <= 3 or sum(size) <= 128 or height == width == 1:
         # Here torch's CPU kernels take several classes together, and round otherwise than for one.
@@ -151,6 +152,7 @@ def _strips(logits: Tensor, size: tuple[int, int], rule: ResizeRule) -> Shortcut
 def _decide_strips(
     logits: Tensor, size: tuple[int, int], count: int, confidence: bool
 ) -> tuple[Tensor, Tensor | None]:
+    """Decide `count` strips one by one, each resized with a rim of one row of logits."""
     batch, _, height, _ = logits.shape
     labels = logits.new_empty(batch, *size, dtype=torch.uint8)
     confidences = logits.new_empty(batch, *size) if confidence else None
