@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from isanet_zoo.engines.folding import FoldedInterlacedAttention
 from isanet_zoo.network.attention import InterlacedAttention, SelfAttention
-from isanet_zoo.network.folding import FoldedInterlacedAttention
 
 Way = Callable[[], Tensor]
 CASES = ((64, 64), (128, 128), (128, 256))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from isanet_zoo import HeadConfig, ISANet
-from isanet_zoo.network.depthwise import speed_up_depthwise
+from isanet_zoo.engines.depthwise import speed_up_depthwise
 
 SMALL_HEAD = HeadConfig(channels=128, key_channels=64, aux_channels=64)
 

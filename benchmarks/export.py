@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import isanet_zoo
-from isanet_zoo.inference.preprocess import prepare
+from isanet_zoo.imaging.preprocess import prepare
 
 NAME = "isanet_efficientnet_lite0os8_camvid"
 Way = Callable[[Tensor], Tensor]  # (1, 3, h, w) -> logits (1, K, h, w)

@@ -15,8 +15,8 @@ import common
 import torch
 
 from isanet_zoo import create_model
-from isanet_zoo.inference import files
-from isanet_zoo.inference.images import read_image
+from isanet_zoo.imaging.reading import read_image
+from isanet_zoo.inference import folders
 from isanet_zoo.inference.predictor import Predictor
 
 PICTURE = Path(__file__).parents[1] / "examples" / "street.jpg"
@@ -28,7 +28,7 @@ def one_by_one(predictor: Predictor, stems: dict[Path, Path]) -> None:
         picture = read_image(path)
         segmentation = predictor(picture)
         assert not isinstance(segmentation, list)
-        files._write(segmentation, picture, stem)
+        folders._write(segmentation, picture, stem)
 
 
 def main() -> None:
@@ -50,12 +50,12 @@ def main() -> None:
         pictures = [Path(folder) / f"{number}.jpg" for number in range(args.pictures)]
         for picture in pictures:
             picture.write_bytes(PICTURE.read_bytes())
-        stems = files.plan(pictures, Path(folder))
+        stems = folders.plan(pictures, Path(folder))
         decoded = [read_image(PICTURE)] * args.pictures
         times = common.medians(
             {
                 "one by one": lambda: one_by_one(predictor, stems),
-                "predict": lambda: list(files.segment_files(predictor, stems)),
+                "predict": lambda: list(folders.segment_files(predictor, stems)),
                 "network": lambda: predictor(decoded),
             },
             args.rounds,

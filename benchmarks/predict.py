@@ -16,9 +16,9 @@ import plain
 import torch
 from torch import Tensor
 
-from isanet_zoo.inference.images import Picture
+from isanet_zoo.imaging.reading import Picture
+from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.predictor import Predictor
-from isanet_zoo.inference.segmentation import Segmentation
 
 Way = Callable[[], Tensor]  # () -> labels (B, H, W)
 CASES = ((512, 512), (1024, 2048))

@@ -17,7 +17,7 @@ import plain
 import torch
 from torch import Tensor
 
-from isanet_zoo.inference import upsample
+from isanet_zoo.inference import decide
 
 Way = Callable[[], Tensor]  # () -> (1, H, W)
 CASES = {  # name -> logits, classes, height, width
@@ -46,19 +46,17 @@ def make_ways(case: str, device: str) -> dict[str, Way]:
     kind, classes, height, width = CASES[case]
     size = (height, width)
     if kind == "tiles":
-        places = upsample.windows(size, (512, 512), (384, 384))
+        places = decide.windows(size, (512, 512), (384, 384))
         tiles = [make_logits(kind, classes, *place.size, device) for place in places]
         pairs = list(zip(places, tiles, strict=True))
         return {
             "plain": lambda: plain.decide_tiles(tiles, places, size),
-            "bounded": lambda: (
-                upsample.decide(upsample.tiled(pairs, size, size, "half_pixel")).labels
-            ),
+            "bounded": lambda: decide.decide(decide.tiled(pairs, size, size, "half_pixel")).labels,
         }
     logits = make_logits(kind, classes, height, width, device)
     return {
         "plain": partial(plain.decide, logits, size),
-        "bounded": lambda: upsample.decide(upsample.whole(logits, size, "half_pixel")).labels,
+        "bounded": lambda: decide.decide(decide.whole(logits, size, "half_pixel")).labels,
     }
 
 

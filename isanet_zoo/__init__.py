@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from isanet_zoo.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from isanet_zoo.errors import (
         CheckpointError as CheckpointError,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
         UploadError as UploadError,
         ZooError as ZooError,
     )
-    from isanet_zoo.exporting import export_onnx as export_onnx
+    from isanet_zoo.export.onnx_file import export_onnx as export_onnx
     from isanet_zoo.factories import (
         isanet_efficientnet_lite0os8_camvid as isanet_efficientnet_lite0os8_camvid,
         isanet_resnet50os8_ade20k as isanet_resnet50os8_ade20k,
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
         isanet_resnet101os8_cityscapes as isanet_resnet101os8_cityscapes,
         isanet_resnet101os8_voc as isanet_resnet101os8_voc,
     )
-    from isanet_zoo.inference.segmentation import Segmentation as Segmentation
-    from isanet_zoo.labels import LabelSet as LabelSet
+    from isanet_zoo.imaging.segmentation import Segmentation as Segmentation
     from isanet_zoo.learning.data import (
         Sample as Sample,
         SegmentationDataset as SegmentationDataset,
@@ -51,23 +52,21 @@ if TYPE_CHECKING:
     )
     from isanet_zoo.learning.trainer import Trainer as Trainer
     from isanet_zoo.learning.training import train as train
-    from isanet_zoo.network.config import (
+    from isanet_zoo.manifest.config import (
         HeadConfig as HeadConfig,
         NetworkConfig as NetworkConfig,
         Preprocess as Preprocess,
     )
+    from isanet_zoo.manifest.labels import LabelSet as LabelSet
+    from isanet_zoo.manifest.lookup import get_weights as get_weights, list_models as list_models
+    from isanet_zoo.manifest.recipe import Recipe as Recipe
+    from isanet_zoo.manifest.weights import Weights as Weights
     from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
-    from isanet_zoo.recipe import Recipe as Recipe
     from isanet_zoo.weights.acquire import (
         convert_checkpoint as convert_checkpoint,
         download as download,
     )
     from isanet_zoo.weights.cards import save_model as save_model
-    from isanet_zoo.weights.manifest import (
-        Weights as Weights,
-        get_weights as get_weights,
-        list_models as list_models,
-    )
     from isanet_zoo.weights.reports import LoadReport as LoadReport
     from isanet_zoo.zoo import (
         Predictor as Predictor,
@@ -75,7 +74,6 @@ if TYPE_CHECKING:
         predict as predict,
     )
 
-__version__ = "0.1.0"
 
 _NAMES = {  # module -> what the package offers from it; a test compares this with the imports above
     "errors": (
@@ -92,7 +90,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "UploadError",
         "ZooError",
     ),
-    "exporting": ("export_onnx",),
+    "export.onnx_file": ("export_onnx",),
     "factories": (
         "isanet_efficientnet_lite0os8_camvid",
         "isanet_resnet50os8_ade20k",
@@ -102,19 +100,20 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "isanet_resnet101os8_cityscapes",
         "isanet_resnet101os8_voc",
     ),
-    "inference.segmentation": ("Segmentation",),
-    "labels": ("LabelSet",),
+    "imaging.segmentation": ("Segmentation",),
     "learning.data": ("Sample", "SegmentationDataset", "open_dataset"),
     "learning.evaluation": ("evaluate",),
     "learning.metrics": ("Scores", "SegmentationMetrics"),
     "learning.trainer": ("Trainer",),
     "learning.training": ("train",),
-    "network.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
+    "manifest.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
+    "manifest.labels": ("LabelSet",),
+    "manifest.lookup": ("get_weights", "list_models"),
+    "manifest.recipe": ("Recipe",),
+    "manifest.weights": ("Weights",),
     "network.isanet": ("ISANet", "ISANetOutput"),
-    "recipe": ("Recipe",),
     "weights.acquire": ("convert_checkpoint", "download"),
     "weights.cards": ("save_model",),
-    "weights.manifest": ("Weights", "get_weights", "list_models"),
     "weights.reports": ("LoadReport",),
     "zoo": ("Predictor", "create_model", "predict"),
 }

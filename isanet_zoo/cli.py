@@ -22,17 +22,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isanet_zoo import __version__, records
+from isanet_zoo import records
+from isanet_zoo.cache import CacheEntry, cache_root, entries
 from isanet_zoo.errors import InputError, ManifestError, ZooError
-from isanet_zoo.recipe import Recipe
-from isanet_zoo.weights.cache import CacheEntry, cache_root, entries
-from isanet_zoo.weights.manifest import (
-    Weights,
-    get_weights,
-    list_models,
-    load_manifest,
-    manifest_path,
-)
+from isanet_zoo.manifest.lookup import get_weights, list_models, load_manifest, manifest_path
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Weights
+from isanet_zoo.version import __version__
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.metrics import Scores
@@ -418,7 +414,7 @@ def _predict(options: argparse.Namespace) -> int:
     """Segment pictures: an index PNG and an overlay with legend for each."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    from isanet_zoo.inference.files import plan, segment_files
+    from isanet_zoo.inference.folders import plan, segment_files
     from isanet_zoo.zoo import create_model
 
     stems = plan(map(Path, options.images), options.out)
@@ -648,8 +644,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     """Publish a model on the Hugging Face hub, with its classes and a model card."""
-    from isanet_zoo.hugging_face import PREFIX, check_name
-    from isanet_zoo.publishing import describe, write_folder
+    from isanet_zoo.hub.saved import describe, write_folder
+    from isanet_zoo.hub.transfer import PREFIX, check_name
     from isanet_zoo.zoo import create_model
 
     repo = check_name(options.repo)
@@ -681,7 +677,7 @@ def _export(options: argparse.Namespace) -> int:
     """Write a model as an ONNX file that was compared with it in onnxruntime."""
     import torch
 
-    from isanet_zoo.exporting import export_onnx
+    from isanet_zoo.export.onnx_file import export_onnx
     from isanet_zoo.zoo import create_model
 
     if options.int8 != (options.calibrate is not None):
@@ -781,7 +777,7 @@ def _pin(options: argparse.Namespace) -> int:
 
 def _mirror(options: argparse.Namespace) -> int:
     """Put converted weights on the hub, and their place there into the manifest (maintainers)."""
-    from isanet_zoo.weights.mirroring import find_twins, mirror, write_texts
+    from isanet_zoo.hub.mirror import find_twins, mirror, write_texts
 
     manifest = options.manifest or manifest_path()
     known = load_manifest(manifest)

@@ -1,4 +1,4 @@
-"""Every exception that this library raises on purpose.
+"""Exceptions that isanet_zoo raises.
 
 ::
 
@@ -22,9 +22,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_MESSAGE = 4000  # characters
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Return text from an untrusted file or server so that it can be shown on a terminal.
+
+    Control characters, unpaired surrogates and other characters that are not printable are
+    escaped; what exceeds `limit` characters is cut.
+    """
+    shown = str(text)[: limit + 1]
+    cut = len(shown) > limit
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in shown[:limit]
+    )
+    return shown[:limit] + "..." if cut or len(shown) > limit else shown
+
 
 class ZooError(Exception):
-    """The root of all errors that are raised on purpose."""
+    """The base class of all errors below.
+
+    The message is made safe for terminals: its lines are passed through `printable`, and it has at
+    most `LONGEST_MESSAGE` characters. Error messages name the types, not the values, of objects
+    that come from untrusted files.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        lines = message[: LONGEST_MESSAGE + 1].split("\n")
+        text = "\n".join(printable(line, LONGEST_MESSAGE) for line in lines)
+        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}...")
 
 
 class UnknownModelError(ZooError, LookupError):

@@ -12,20 +12,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from isanet_zoo import hugging_face
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
+from isanet_zoo.hub import transfer
+from isanet_zoo.imaging.reading import ImageLike
+from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference import predictor
-from isanet_zoo.inference.images import ImageLike
 from isanet_zoo.inference.predictor import DType, Progress, Tile
-from isanet_zoo.inference.segmentation import Segmentation
+from isanet_zoo.manifest.config import NetworkConfig
+from isanet_zoo.manifest.lookup import get_weights, load_manifest
+from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network import backbones
-from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download, load_own
 from isanet_zoo.weights.cards import Card
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
 from isanet_zoo.weights.layouts import ZOO
-from isanet_zoo.weights.manifest import Weights, get_weights, load_manifest
 from isanet_zoo.weights.reports import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def create_model(
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
-    record = None if name.startswith(hugging_face.PREFIX) else get_weights(name)
+    record = None if name.startswith(transfer.PREFIX) else get_weights(name)
     if pretrained and weights is not None:
         raise InputError(
             f"pretrained=True and weights={str(weights)!r} both name weights; give one"
@@ -97,7 +98,7 @@ def create_model(
         return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
     if record is None:
         source = _from_hub(name, None, progress)
-    elif str(weights).startswith(hugging_face.PREFIX):
+    elif str(weights).startswith(transfer.PREFIX):
         source = _from_hub(str(weights), record, progress)
     else:
         source = _from_file(record, weights, progress)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from isanet_zoo.network.config import HeadConfig, NetworkConfig
-from isanet_zoo.weights import checkpoints, manifest
+from isanet_zoo.manifest import lookup
+from isanet_zoo.manifest.config import HeadConfig, NetworkConfig
+from isanet_zoo.manifest.weights import Weights
+from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.layouts import SSSEG
-from isanet_zoo.weights.manifest import Weights
 from tests import reference
 
 
@@ -30,7 +31,7 @@ def _private_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a reference checkpoint of each of the six models, under its published name."""
     folder = tmp_path_factory.mktemp("mirror")
-    for weights in manifest.load_manifest().values():
+    for weights in lookup.load_manifest().values():
         if weights.family != "ssseg":
             continue
         state = reference.fill(reference.upstream_shapes(weights.name))
@@ -80,7 +81,7 @@ TINY_NETWORK = NetworkConfig(
 @pytest.fixture
 def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyZoo]:
     """Replace the manifest by one with a single small model; its published file is made as well."""
-    document = json.loads(manifest.manifest_path().read_text("utf-8"))
+    document = json.loads(lookup.manifest_path().read_text("utf-8"))
     document["label_sets"] = {
         "tiny": {
             "title": "Tiny",
@@ -107,13 +108,13 @@ def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyZo
     document["models"] = {"isanet_tiny": {"default": "ssseg", "weights": {"ssseg": entry}}}
     path = tmp_path / "weights_manifest.json"
     path.write_text(json.dumps(document))
-    monkeypatch.setattr(manifest, "manifest_path", lambda: path)
-    manifest.load_manifest.cache_clear()
+    monkeypatch.setattr(lookup, "manifest_path", lambda: path)
+    lookup.load_manifest.cache_clear()
     specs = checkpoints.structure(TINY_NETWORK, aux_loss=True)
     state = reference.fill({SSSEG.theirs(key): spec.shape for key, spec in specs.items()})
     folder = tmp_path / "mirror"
     folder.mkdir()
     torch.save({"model": state}, folder / "isanet_tiny.pth")
-    weights = manifest.get_weights("isanet_tiny")
+    weights = lookup.get_weights("isanet_tiny")
     yield TinyZoo(weights, state, folder / "isanet_tiny.pth", folder, path)
-    manifest.load_manifest.cache_clear()
+    lookup.load_manifest.cache_clear()

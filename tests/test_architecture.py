@@ -1,279 +1,66 @@
-"""Who may import whom. A new edge is a line in a diff here."""
+"""Which room of the package may import which; `tests/` mirrors the rooms."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
+
+import pytest
 
 import isanet_zoo
 
 PACKAGE = Path(isanet_zoo.__file__).parent
 
-EDGES: dict[str, set[str]] = {
-    # the ground
+GROUND = {"errors", "version", "files", "records"}  # every room may import these
+
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "options": {"errors"},
-    "records": {"errors"},
-    "recipe": {"errors", "options"},
-    "labels": {"errors"},
-    # what is computed
-    "network.config": {"errors", "options"},
-    "network.attention": set(),
-    "network.hooks": set(),
-    "network.depthwise": {"network.hooks"},
-    "network.resize": {"network.config"},
-    "network.strips": set(),
-    "network.folding": {
-        "network.attention",
-        "network.backbones",
-        "network.hooks",
-        "network.isanet",
-        "network.strips",
-    },
-    "network.backbones": {"errors", "network.config"},
-    "network.isanet": {
-        "errors",
-        "labels",
-        "network.attention",
-        "network.backbones",
-        "network.config",
-        "network.resize",
-        "publishing",
-    },
-    # saved, published and brought back: what the network inherits
-    "hugging_face": {"errors", "weights.fetch"},
-    "model_card": {"network.config", "weights.configs", "weights.manifest"},
-    "publishing": {
-        "errors",
-        "hugging_face",
-        "labels",
-        "model_card",
-        "network.config",
-        "recipe",
-        "weights.cache",
-        "weights.cards",
-        "weights.configs",
-        "weights.containers",
-        "weights.manifest",
-        "weights.reports",
-        "weights.tensors",
-    },
-    # from a picture to a label map
-    "inference.images": {"errors"},
-    "inference.preprocess": {"inference.images", "network.config"},
-    "inference.background": set(),
-    "inference.graphs": set(),
-    "inference.fused": {"network.config"},
-    "inference.upsample": {"inference.fused", "network.config", "network.resize"},
-    "inference.segmentation": {"errors", "inference.images", "labels"},
-    "inference.predictor": {
-        "errors",
-        "inference.background",
-        "inference.graphs",
-        "inference.images",
-        "inference.preprocess",
-        "inference.segmentation",
-        "inference.upsample",
-        "network.config",
-        "network.depthwise",
-        "network.folding",
-        "network.isanet",
-        "options",
-    },
-    "inference.files": {
-        "errors",
-        "inference.background",
-        "inference.images",
-        "inference.predictor",
-        "inference.segmentation",
-    },
-    # evaluation and training
-    "learning.metrics": {"errors"},
-    "learning.distributed": {"network.backbones"},
-    "learning.data": {"errors", "inference.images", "labels", "weights.manifest"},
-    "learning.evaluation": {
-        "errors",
-        "inference.images",
-        "inference.predictor",
-        "learning.data",
-        "learning.distributed",
-        "learning.metrics",
-        "network.isanet",
-    },
-    "learning.transforms": {"inference.preprocess", "learning.data", "network.config", "recipe"},
-    "learning.batches": {
-        "errors",
-        "learning.data",
-        "learning.distributed",
-        "learning.transforms",
-        "recipe",
-    },
-    "learning.losses": {"errors", "learning.data", "network.isanet"},
-    "learning.optimizers": {"network.isanet", "recipe"},
-    "learning.trainer": {
-        "errors",
-        "learning.distributed",
-        "learning.losses",
-        "learning.optimizers",
-        "network.depthwise",
-        "network.isanet",
-        "options",
-        "recipe",
-    },
-    "learning.training": {
-        "errors",
-        "learning.batches",
-        "learning.data",
-        "learning.distributed",
-        "learning.evaluation",
-        "learning.losses",
-        "learning.trainer",
-        "learning.transforms",
-        "network.isanet",
-        "options",
-        "recipe",
-        "weights.cache",
-        "weights.cards",
-        "weights.manifest",
-    },
-    # from a published file to a checked state dict
-    "weights.cache": {"errors", "records"},
-    "weights.fetch": {"errors", "weights.cache"},
-    "weights.manifest": {
-        "errors",
-        "inference.preprocess",  # only inside `Weights.transforms`: the manifest needs no torch
-        "labels",
-        "network.config",
-        "recipe",
-        "records",
-        "weights.cache",
-    },
-    "weights.arrays": {"errors"},
-    "weights.containers": {"errors", "weights.arrays", "weights.fetch"},
-    "weights.layouts": {"weights.containers"},
-    "weights.tensors": {"errors", "weights.containers"},
-    "weights.checkpoints": {
-        "errors",
-        "network.backbones",
-        "network.config",
-        "network.isanet",
-        "weights.containers",
-        "weights.layouts",
-        "weights.tensors",
-    },
-    "weights.cards": {
-        "errors",
-        "labels",
-        "network.config",
-        "recipe",
-        "records",
-        "weights.cache",
-        "weights.manifest",
-        "weights.tensors",
-    },
-    "weights.configs": {"errors", "records", "weights.cards", "weights.manifest"},
-    "weights.reports": set(),
-    "weights.acquire": {
-        "errors",
-        "labels",
-        "weights.cache",
-        "weights.cards",
-        "weights.checkpoints",
-        "weights.containers",
-        "weights.fetch",
-        "weights.manifest",
-        "weights.tensors",
-    },
-    "weights.pinning": {
-        "errors",
-        "weights.acquire",
-        "weights.cache",
-        "weights.checkpoints",
-        "weights.fetch",
-        "weights.manifest",
-        "weights.tensors",
-    },
-    "weights.mirroring": {
-        "errors",
-        "hugging_face",
-        "model_card",
-        "records",
-        "weights.acquire",
-        "weights.cache",
-        "weights.containers",
-        "weights.manifest",
-        "weights.pinning",
-        "weights.tensors",
-    },
-    # the doors
-    "zoo": {
-        "errors",
-        "hugging_face",
-        "inference.images",
-        "inference.predictor",
-        "inference.segmentation",
-        "network.backbones",
-        "network.config",
-        "network.isanet",
-        "weights.acquire",
-        "weights.cards",
-        "weights.checkpoints",
-        "weights.layouts",
-        "weights.manifest",
-        "weights.reports",
-    },
-    "deploy.graph": {
-        "errors",
-        "inference.preprocess",
-        "network.attention",
-        "network.backbones",
-        "network.depthwise",
-        "network.isanet",
-    },
-    "deploy.check": {"deploy.graph", "errors", "network.config"},
-    "deploy.int8": set(),
-    "exporting": {
-        "deploy.check",
-        "deploy.graph",
-        "deploy.int8",
-        "errors",
-        "inference.images",
-        "inference.preprocess",
-        "network.isanet",
-        "options",
-        "records",
-        "weights.cache",
-    },
-    "factories": {"network.isanet", "zoo"},
-    "cli": {
-        "errors",
-        "exporting",
-        "hugging_face",
-        "inference.files",
-        "learning.data",
-        "learning.distributed",
-        "learning.evaluation",
-        "learning.metrics",
-        "learning.training",
-        "network.isanet",
-        "publishing",
-        "recipe",
-        "records",
-        "weights.acquire",
-        "weights.cache",
-        "weights.checkpoints",
-        "weights.manifest",
-        "weights.mirroring",
-        "weights.pinning",
+    "version": set(),
+    "files": set(),
+    "records": set(),
+    "cache": set(),
+    "manifest": {"cache"},
+    "network": {"manifest"},
+    "imaging": {"manifest"},
+    "weights": {"cache", "manifest", "network"},
+    "engines": {"cache", "manifest", "network", "weights"},
+    "hub": {"cache", "manifest", "weights"},
+    "zoo": {"hub", "manifest", "network", "weights"},
+    "factories": {"network", "zoo"},
+    "inference": {"engines", "imaging", "manifest", "network", "zoo"},
+    "learning": {"engines", "imaging", "inference", "manifest", "network", "weights"},
+    "export": {"imaging", "manifest", "network", "weights"},
+    "commands": {
+        "cache",
+        "export",
+        "hub",
+        "imaging",
+        "inference",
+        "learning",
+        "manifest",
+        "network",
+        "weights",
         "zoo",
     },
-    "__main__": {"cli"},
+    "__main__": {"commands"},
 }
 
+LAZY = {  # the only imports of a room above, each inside the function that needs it
+    ("manifest.weights", "imaging.preprocess"),
+    ("network.isanet", "hub.saved"),
+}
 
+STARTS_FAST = (  # what `isanet-zoo list` and `--help` import: no torch, no timm
+    "errors", "version", "files", "records", "cache", "manifest",
+    "commands.main", "commands.arguments", "commands.output", "commands.browse",
+)  # fmt: skip
+
+
+@functools.cache
 def modules() -> dict[str, Path]:
-    """Return the package's modules by dotted name; `__init__` files are looked at elsewhere."""
+    """Return the package's modules by dotted name, without the `__init__` files."""
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
@@ -281,52 +68,96 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imports(path: Path) -> set[str]:
-    """Return which of our modules a file imports, at any depth of its code."""
-    known = modules()
+def room(module: str) -> str:
+    """Return the room of a module: its first part."""
+    return module.partition(".")[0]
+
+
+@functools.cache
+def imports(module: str, *, lazy: bool) -> frozenset[str]:
+    """Return the modules of this package that a module imports.
+
+    Args:
+        module: the importing module.
+        lazy: include imports inside functions.
+    """
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in _statements(ast.parse(modules()[module].read_text("utf-8")), lazy):
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{module}: relative import"
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isanet_zoo"):
-            module = (node.module or "").removeprefix("isanet_zoo").removeprefix(".")
+            source = (node.module or "").removeprefix("isanet_zoo").removeprefix(".")
             for alias in node.names:
-                dotted = f"{module}.{alias.name}".removeprefix(".")
-                found.add(dotted if dotted in known else module)
+                dotted = f"{source}.{alias.name}".removeprefix(".")
+                found.add(dotted if dotted in modules() else source)
         elif isinstance(node, ast.Import):
-            found |= {a.name for a in node.names if a.name.startswith("isanet_zoo")}
-        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{path}: relative import"
-    return found - {""}  # `from isanet_zoo import __version__`
+            found |= {
+                alias.name.removeprefix("isanet_zoo.")
+                for alias in node.names
+                if alias.name.startswith("isanet_zoo.")
+            }
+    return frozenset(found - {""})
 
 
-def test_imports_are_those_of_the_table() -> None:
-    assert {name: imports(path) for name, path in modules().items()} == EDGES
+def _statements(tree: ast.Module, lazy: bool) -> list[ast.AST]:
+    """Return a module's statements; without `lazy`, only those that run when it is imported."""
+    if lazy:
+        return list(ast.walk(tree))
+    found: list[ast.AST] = []
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        found.append(node)
+        pending += ast.iter_child_nodes(node)
+    return found
 
 
-def test_imports_form_no_cycle() -> None:
-    graphlib.TopologicalSorter(EDGES).prepare()
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_module_imports_only_allowed_rooms(module: str) -> None:
+    allowed = ALLOWED[room(module)] | GROUND | {room(module)}
+    edges = imports(module, lazy=True)
+    assert {
+        edge for edge in edges if room(edge) not in allowed and (module, edge) not in LAZY
+    } == set()
 
 
-def test_rooms_are_entered_in_one_direction() -> None:
-    def room(module: str) -> str:
-        return module.partition(".")[0]
-
-    entered = {room(module): set[str]() for module in EDGES}
-    for module, edges in EDGES.items():
-        entered[room(module)] |= {room(edge) for edge in edges} - {room(module)}
-    assert entered["network"] == {"errors", "labels", "options", "publishing"}
-    assert entered["inference"] == {"errors", "labels", "network", "options"}
-    assert not entered["weights"] & {"zoo", "factories", "cli"}
+def test_lazy_edges_are_inside_functions() -> None:
+    for module, edge in LAZY:
+        assert edge in imports(module, lazy=True)
+        assert edge not in imports(module, lazy=False)
 
 
-def test_folders_hold_no_code_of_their_own() -> None:
+def test_module_level_imports_form_no_cycle_and_short_chains() -> None:
+    edges = {module: imports(module, lazy=False) for module in modules()}
+    length: dict[str, int] = {}
+    for module in graphlib.TopologicalSorter(edges).static_order():
+        length[module] = 1 + max((length[edge] for edge in edges[module]), default=0)
+    assert max(length.values()) <= 11, max(length, key=lambda module: length[module])
+
+
+def test_rooms_that_start_fast_import_no_torch() -> None:
+    for module, path in modules().items():
+        if module in STARTS_FAST or room(module) in STARTS_FAST:
+            for node in _statements(ast.parse(path.read_text("utf-8")), lazy=False):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom):
+                    names = [node.module or ""]
+                assert not {name.partition(".")[0] for name in names} & {"torch", "timm"}, module
+
+
+def test_folder_init_files_hold_only_a_docstring() -> None:
     for path in PACKAGE.glob("*/__init__.py"):
         (statement,) = ast.parse(path.read_text("utf-8")).body
         assert isinstance(statement, ast.Expr), path
 
 
-def test_one_file_knows_timm_and_one_talks() -> None:
+def test_only_backbones_imports_timm_and_only_commands_print() -> None:
     for name, path in modules().items():
         text = path.read_text("utf-8")
         assert ("import timm" in text) == (name == "network.backbones"), name
-        assert ("print(" in text) == (name == "cli"), name
+        assert "print(" not in text or room(name) == "commands", name
         assert "import warnings" not in text, name
         assert "strict=False" not in text, name

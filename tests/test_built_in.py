@@ -10,9 +10,9 @@ import pytest
 
 import isanet_zoo
 from isanet_zoo import cli
+from isanet_zoo.cache import entries
 from isanet_zoo.errors import IntegrityError
-from isanet_zoo.weights import manifest
-from isanet_zoo.weights.cache import entries
+from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.tensors import state_digest
@@ -56,7 +56,7 @@ def test_damaged_file_is_never_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     content = bytearray(WEIGHTS.path().read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    monkeypatch.setattr(manifest.Weights, "packaged", damaged)
+    monkeypatch.setattr(Weights, "packaged", damaged)
     with pytest.raises(IntegrityError, match=r"sha256 .* reinstall isanet-zoo"):
         isanet_zoo.create_model(NAME, pretrained=True)
     damaged.unlink()

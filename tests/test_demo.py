@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import isanet_zoo
-from isanet_zoo.inference.images import read_image
+from isanet_zoo.imaging.reading import read_image
 from tests import reference
 
 pytestmark = pytest.mark.browser

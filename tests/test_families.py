@@ -13,12 +13,12 @@ import torch
 
 from isanet_zoo import cli, create_model, get_weights, list_models, predict
 from isanet_zoo.errors import CheckpointError, DownloadError
-from isanet_zoo.inference.preprocess import Transforms
+from isanet_zoo.imaging.preprocess import Transforms
+from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import convert_checkpoint, download
 from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
-from isanet_zoo.weights.manifest import load_manifest
 from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import isanet_zoo
-from isanet_zoo.weights.manifest import manifest_path
+from isanet_zoo.manifest.lookup import manifest_path
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 
@@ -41,7 +41,7 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
     assert {
         "isanet_zoo/weights_manifest.json",
         "isanet_zoo/py.typed",
-        "isanet_zoo/weights/manifest.schema.json",
+        "isanet_zoo/manifest/manifest.schema.json",
         "isanet_zoo/embedded/NOTICE.md",
         "isanet_zoo/embedded/isanet_efficientnet_lite0os8_camvid.safetensors",
     } <= names

@@ -11,7 +11,7 @@ import pytest
 
 import isanet_zoo
 from isanet_zoo import cli
-from isanet_zoo.weights.manifest import load_manifest
+from isanet_zoo.manifest.lookup import load_manifest
 from tests import reference
 
 ROOT = Path(isanet_zoo.__file__).parents[1]

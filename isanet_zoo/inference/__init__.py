@@ -1,1 +1,1 @@
-"""From a picture to a label map."""
+"""Prediction: images in, label maps out."""

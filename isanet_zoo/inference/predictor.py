@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isanet_zoo.engines.cuda_graphs import GraphedForward
+from isanet_zoo.engines.depthwise import speed_up_depthwise
+from isanet_zoo.engines.folding import fold
 from isanet_zoo.errors import InputError
-from isanet_zoo.inference import upsample
-from isanet_zoo.inference.background import delayed, in_order
-from isanet_zoo.inference.graphs import GraphedForward
-from isanet_zoo.inference.images import ImageLike, Picture, find_images, is_single, read_image
-from isanet_zoo.inference.preprocess import fill_up, prepare
-from isanet_zoo.inference.segmentation import Segmentation
-from isanet_zoo.network.config import Preprocess
-from isanet_zoo.network.depthwise import speed_up_depthwise
-from isanet_zoo.network.folding import fold
+from isanet_zoo.imaging.preprocess import fill_up, prepare
+from isanet_zoo.imaging.reading import ImageLike, Picture, find_images, is_single, read_image
+from isanet_zoo.imaging.segmentation import Segmentation
+from isanet_zoo.inference import decide
+from isanet_zoo.inference.threads import delayed, in_order
+from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.options import real_number, whole_number
+from isanet_zoo.records import real_number, whole_number
 
 Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
 
@@ -219,14 +219,14 @@ class Predictor:
         pixels = pixels.to(self.device, non_blocking=True)
         return prepare(pixels, self.network.preprocess, resize=self.rescale)
 
-    def _decide(self, images: Tensor, size: tuple[int, int]) -> upsample.Decision:
+    def _decide(self, images: Tensor, size: tuple[int, int]) -> decide.Decision:
         """Give each pixel of pictures of a size its class, from prepared images (B, 3, h, w)."""
         views = list(self._views(images, size))
-        return upsample.decide(
-            upsample.mean(views), confidence=self.confidence, probabilities=self.probabilities
+        return decide.decide(
+            decide.mean(views), confidence=self.confidence, probabilities=self.probabilities
         )
 
-    def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[upsample.Scores]:
+    def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[decide.Scores]:
         """Give the scores of each scale and mirroring, at the pictures' own size."""
         for scale in self.scales:
             scaled = images
@@ -238,9 +238,9 @@ class Predictor:
                 )
             yield self._scores(scaled, size)
             if self.flip:
-                yield upsample.flipped(self._scores(scaled.flip(-1), size))
+                yield decide.flipped(self._scores(scaled.flip(-1), size))
 
-    def _scores(self, images: Tensor, size: tuple[int, int]) -> upsample.Scores:
+    def _scores(self, images: Tensor, size: tuple[int, int]) -> decide.Scores:
         """Run the network over (B, 3, h, w), whole or in tiles."""
         rule, canvas = self.network.config.head.resize, (images.shape[-2], images.shape[-1])
         if self.tile is None:
@@ -248,17 +248,17 @@ class Predictor:
             logits = self._logits(images)
             filled = (images.shape[-2], images.shape[-1])
             if filled != canvas:
-                return upsample.filled(logits, filled, canvas, size, rule)
-            return upsample.whole(logits, size, rule)
-        windows = upsample.windows(canvas, self.tile, self.stride)
+                return decide.filled(logits, filled, canvas, size, rule)
+            return decide.whole(logits, size, rule)
+        windows = decide.windows(canvas, self.tile, self.stride)
         batch = images.shape[0]
         together = max(self.batch_size // batch, 1)  # tiles in one run of the network
-        tiles: list[tuple[upsample.Window, Tensor]] = []
+        tiles: list[tuple[decide.Window, Tensor]] = []
         for start in range(0, len(windows), together):
             chunk = windows[start : start + together]
             logits = self._logits(torch.cat([images[window.area] for window in chunk]))
             tiles += zip(chunk, torch.split(logits, batch), strict=True)
-        return upsample.tiled(tiles, canvas, size, rule)
+        return decide.tiled(tiles, canvas, size, rule)
 
     def _logits(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype, memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from isanet_zoo.errors import InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.transforms import Augment
-from isanet_zoo.recipe import Recipe
+from isanet_zoo.manifest.recipe import Recipe
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.inference.images import SUFFIXES, read_image
-from isanet_zoo.labels import LabelSet
-from isanet_zoo.weights.manifest import load_label_sets
+from isanet_zoo.imaging.reading import SUFFIXES, read_image
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.lookup import load_label_sets
 
 MOST = 255  # classes, so that 255 remains for pixels without one
 NAMED = 3  # how many files of a kind an error lists

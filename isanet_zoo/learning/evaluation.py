@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.inference.images import Picture
+from isanet_zoo.imaging.reading import Picture
 from isanet_zoo.inference.predictor import Predictor, Progress
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.data import SegmentationDataset

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.recipe import Recipe
 
 
 def poly(step: int, steps: int, *, power: float = 0.9, floor: float = 0.01) -> float:

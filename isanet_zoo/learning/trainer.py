@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from isanet_zoo.engines.depthwise import speed_up_depthwise
 from isanet_zoo.errors import InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
 from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
-from isanet_zoo.network.depthwise import speed_up_depthwise
+from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.options import whole_number
-from isanet_zoo.recipe import Recipe
+from isanet_zoo.records import whole_number
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

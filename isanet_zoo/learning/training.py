@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from isanet_zoo.errors import CheckpointError, InputError
+from isanet_zoo.files import replace, temporary_file
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.batches import Augmented, EpochBatches
 from isanet_zoo.learning.data import SegmentationDataset
@@ -35,12 +36,11 @@ from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
 from isanet_zoo.learning.trainer import Trainer
 from isanet_zoo.learning.transforms import Augment
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.options import whole_number
-from isanet_zoo.recipe import Recipe
-from isanet_zoo.weights.cache import replace, temporary_file
+from isanet_zoo.records import whole_number
 from isanet_zoo.weights.cards import save_model
-from isanet_zoo.weights.manifest import Metric
 
 PROTOCOL = "single scale, whole image, labels at original size"
 

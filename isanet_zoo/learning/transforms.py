@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from isanet_zoo.inference.preprocess import input_size, prepare, resize_pixels
+from isanet_zoo.imaging.preprocess import input_size, prepare, resize_pixels
 from isanet_zoo.learning.data import Sample
-from isanet_zoo.network.config import Preprocess
-from isanet_zoo.recipe import Recipe
+from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.manifest.recipe import Recipe
 
 Chance: TypeAlias = np.random.Generator
 

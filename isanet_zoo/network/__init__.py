@@ -1,1 +1,1 @@
-"""What is computed, and nothing else: ISANet on timm encoders."""
+"""The network: ISANet on timm encoders."""

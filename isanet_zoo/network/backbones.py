@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isanet_zoo.errors import EnvironmentProblem, InputError
-from isanet_zoo.network.config import OUTPUT_STRIDE
+from isanet_zoo.manifest.config import OUTPUT_STRIDE
 
 try:
     import timm

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.labels import LabelSet
+from isanet_zoo.hub.saved import Publishable
+from isanet_zoo.manifest.config import HeadConfig, NetworkConfig, Preprocess
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
-from isanet_zoo.network.config import HeadConfig, NetworkConfig, Preprocess
 from isanet_zoo.network.resize import resize
-from isanet_zoo.publishing import Publishable
 
 
 class ISANetOutput(NamedTuple):

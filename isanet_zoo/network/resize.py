@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isanet_zoo.network.config import ResizeRule
+from isanet_zoo.manifest.config import ResizeRule
 
 
 def resize(

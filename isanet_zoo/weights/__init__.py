@@ -1,1 +1,1 @@
-"""From a published file to a checked state dict."""
+"""Published and saved weight files."""

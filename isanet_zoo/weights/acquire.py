@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isanet_zoo.cache import CacheEntry, SideFile
 from isanet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -17,13 +18,14 @@ from isanet_zoo.errors import (
     IntegrityError,
     UnknownModelError,
 )
-from isanet_zoo.labels import LabelSet
+from isanet_zoo.files import hash_file, replace, temporary_file
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.lookup import families, get_weights
+from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights import checkpoints
-from isanet_zoo.weights.cache import CacheEntry, SideFile, hash_file, replace, temporary_file
 from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
-from isanet_zoo.weights.manifest import Weights, families, get_weights
 from isanet_zoo.weights.tensors import save_state, state_digest
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from isanet_zoo import records
 from isanet_zoo.errors import CheckpointError, InputError, ManifestError
-from isanet_zoo.labels import LabelSet
-from isanet_zoo.network.config import NetworkConfig, Preprocess
-from isanet_zoo.recipe import Recipe
-from isanet_zoo.weights.cache import replace, temporary_file
-from isanet_zoo.weights.manifest import Metric
+from isanet_zoo.files import replace, temporary_file
+from isanet_zoo.manifest.config import NetworkConfig, Preprocess
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.weights.tensors import CARD, save_state
 
 

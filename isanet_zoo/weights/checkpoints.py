@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 
 from isanet_zoo.errors import CheckpointError
+from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.network import backbones
-from isanet_zoo.network.config import NetworkConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.containers import State, list_keys, read_state
 from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, ZOO, Layout

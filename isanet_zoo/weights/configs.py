@@ -10,8 +10,8 @@ from typing import Literal
 
 from isanet_zoo import records
 from isanet_zoo.errors import CheckpointError, InputError, ManifestError
+from isanet_zoo.manifest.weights import Licence
 from isanet_zoo.weights.cards import Card
-from isanet_zoo.weights.manifest import Licence
 
 
 @dataclass(frozen=True)

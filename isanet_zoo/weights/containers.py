@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from isanet_zoo.errors import CheckpointError
-from isanet_zoo.weights.arrays import read_arrays
-from isanet_zoo.weights.fetch import HEAD, foreign_content
+from isanet_zoo.files import HEAD, foreign_content
+from isanet_zoo.weights.paddle import read_arrays
 
 State = dict[str, Tensor]
 

@@ -18,7 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from isanet_zoo import __version__
+from isanet_zoo.cache import offline
 from isanet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -26,7 +26,8 @@ from isanet_zoo.errors import (
     OfflineError,
     SourceError,
 )
-from isanet_zoo.weights.cache import temporary_file
+from isanet_zoo.files import HEAD, foreign_content, temporary_file
+from isanet_zoo.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the source said
 
 BLOCK = 1 << 18
-HEAD = 512  # bytes that tell a checkpoint from a web page
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers that may be different next time
 
 
@@ -63,12 +63,6 @@ class Fetched(NamedTuple):
     size: int
 
 
-def offline() -> bool:
-    """Say whether the user asked for no network, now: `ISANET_ZOO_OFFLINE` or `HF_HUB_OFFLINE`."""
-    variables = (os.environ.get(name, "") for name in ("ISANET_ZOO_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in variables)
-
-
 def mirrored(filename: str) -> list[str]:
     """Return where `ISANET_ZOO_MIRROR` says that a file may be: URLs and paths, in order."""
     mirrors = [item.strip() for item in os.environ.get("ISANET_ZOO_MIRROR", "").split(",")]
@@ -79,20 +73,6 @@ def mirrored(filename: str) -> list[str]:
         for mirror in mirrors
         if mirror
     ]
-
-
-def foreign_content(head: bytes) -> str | None:
-    """Say what a file is that is certainly no checkpoint, from its first bytes; else None."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        return "an empty file"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page"
-    if text.startswith(b"<?xml"):
-        return "an XML document"
-    if text.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "a git-lfs pointer"
-    return None
 
 
 def fetch(

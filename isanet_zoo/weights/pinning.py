@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from isanet_zoo.errors import IntegrityError
+from isanet_zoo.files import replace, temporary_file
+from isanet_zoo.manifest.lookup import find_weights, load_manifest
+from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.acquire import difference, progress_bar
-from isanet_zoo.weights.cache import replace, temporary_file
 from isanet_zoo.weights.fetch import Fetched, fetch
-from isanet_zoo.weights.manifest import Weights, find_weights, load_manifest
 from isanet_zoo.weights.tensors import state_digest
 
 

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from isanet_zoo import zoo, zoo as zoo_module
 from isanet_zoo.errors import InputError
+from isanet_zoo.imaging.preprocess import prepare
+from isanet_zoo.imaging.segmentation import Segmentation
+from isanet_zoo.inference.decide import windows
 from isanet_zoo.inference.predictor import READ_AHEAD, Predictor
-from isanet_zoo.inference.preprocess import prepare
-from isanet_zoo.inference.segmentation import Segmentation
-from isanet_zoo.inference.upsample import windows
-from isanet_zoo.network.config import Preprocess
+from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.manifest import get_weights
 from isanet_zoo.zoo import create_model, predict
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo

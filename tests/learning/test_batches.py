@@ -13,13 +13,13 @@ from PIL import Image
 
 from isanet_zoo import get_weights
 from isanet_zoo.errors import InputError
-from isanet_zoo.labels import LabelSet
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.batches import Augmented, EpochBatches
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.transforms import Augment
-from isanet_zoo.network.config import Preprocess
-from isanet_zoo.recipe import Recipe
+from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.recipe import Recipe
 
 BASE = get_weights("isanet_resnet50os8_voc").recipe
 

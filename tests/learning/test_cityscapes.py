@@ -13,15 +13,8 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from isanet_zoo import (
-    Predictor,
-    Scores,
-    Segmentation,
-    SegmentationMetrics,
-    evaluate,
-    open_dataset,
-)
-from isanet_zoo.weights.manifest import load_label_sets
+from isanet_zoo import Predictor, Scores, Segmentation, SegmentationMetrics, evaluate, open_dataset
+from isanet_zoo.manifest.lookup import load_label_sets
 from tests.learning import tiny
 from tests.learning.test_evaluation import write
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.labels import LabelSet
 from isanet_zoo.learning.data import SegmentationDataset, open_dataset
+from isanet_zoo.manifest.labels import LabelSet
 
 IDS = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

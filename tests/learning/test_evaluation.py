@@ -22,7 +22,7 @@ from isanet_zoo import (
     evaluate,
     open_dataset,
 )
-from isanet_zoo.weights.manifest import load_label_sets
+from isanet_zoo.manifest.lookup import load_label_sets
 from tests.learning import tiny
 
 SIZES = [(48, 64), (41, 57), (64, 40), (48, 64), (33, 70)]

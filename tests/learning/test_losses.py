@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from isanet_zoo import create_model
-from isanet_zoo.labels import LabelSet
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.losses import balanced_weights, segmentation_loss, total_weight
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network.isanet import ISANetOutput
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference

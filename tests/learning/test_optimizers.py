@@ -14,7 +14,7 @@ from torch import Tensor
 from isanet_zoo import create_model, get_weights
 from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
 from isanet_zoo.learning.trainer import Trainer
-from isanet_zoo.network.config import HeadConfig
+from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet
 from tests import reference
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo import get_weights
-from isanet_zoo.inference.preprocess import input_size
+from isanet_zoo.imaging.preprocess import input_size
 from isanet_zoo.learning.data import Sample
 from isanet_zoo.learning.transforms import (
     Augment,
@@ -22,7 +22,7 @@ from isanet_zoo.learning.transforms import (
     random_flip,
     random_resize,
 )
-from isanet_zoo.network.config import Preprocess
+from isanet_zoo.manifest.config import Preprocess
 
 sides = st.integers(1, 40)
 seeds = st.integers(0, 9999)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.network.config import HeadConfig
+from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet
 
 HEAD = HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12, dropout=0.0)

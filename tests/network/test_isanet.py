@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.labels import LabelSet
+from isanet_zoo.manifest.config import HeadConfig
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network.backbones import create_backbone
-from isanet_zoo.network.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet, ISANetOutput
 
 HEAD = HeadConfig(channels=16, key_channels=8, partition=(4, 4), aux_channels=12, dropout=0.0)

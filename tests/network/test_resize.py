@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from isanet_zoo.network.config import ResizeRule
+from isanet_zoo.manifest.config import ResizeRule
 from isanet_zoo.network.resize import resize
 
 

@@ -22,12 +22,12 @@ import safetensors.torch
 import torch
 
 import isanet_zoo
+from isanet_zoo.cache import CacheEntry
 from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError
+from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights import acquire, tensors
-from isanet_zoo.weights.cache import CacheEntry
 from isanet_zoo.weights.fetch import Patience
 from isanet_zoo.weights.layouts import SSSEG
-from isanet_zoo.weights.manifest import Weights
 from tests.conftest import TinyZoo
 from tests.weights.server import HTML, LFS_POINTER, Answer, Server, nobody, running
 

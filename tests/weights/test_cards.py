@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from isanet_zoo import create_model, get_weights, save_model
 from isanet_zoo.errors import CheckpointError, InputError
-from isanet_zoo.labels import LabelSet
-from isanet_zoo.network.config import Preprocess
+from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import convert_checkpoint
 from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
-from isanet_zoo.weights.manifest import Metric
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TINY_NETWORK, TinyZoo
 

@@ -18,9 +18,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
+from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.weights import checkpoints, containers, tensors
 from isanet_zoo.weights.layouts import SSSEG
-from isanet_zoo.weights.manifest import load_manifest
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
 

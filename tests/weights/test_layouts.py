@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.weights import checkpoints
 from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, OPENSEG, OPENSEG_TORCH, PADDLE, Layout
-from isanet_zoo.weights.manifest import load_manifest
 from tests import reference
 
 ENTRIES = [weights for weights in load_manifest().values() if weights.family != "zoo"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError, UnknownModelError
+from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.weights import tensors
 from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.fetch import Fetched
 from isanet_zoo.weights.layouts import SSSEG
-from isanet_zoo.weights.manifest import get_weights, load_manifest
 from isanet_zoo.weights.pinning import pin
 from tests.conftest import TinyZoo
 from tests.weights.server import Answer, Server, running

@@ -1,1 +1,0 @@
-"""From a network to a file that runs without it."""

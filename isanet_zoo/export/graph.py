@@ -1,0 +1,128 @@
+"""A network as the exporter to ONNX can follow it, and its trace.
+
+Letters in shapes: B batch, C channels, K classes, D key channels, H W image, h w feature map.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from isanet_zoo.engines.depthwise import DepthwiseConv2d
+from isanet_zoo.errors import EnvironmentProblem
+from isanet_zoo.imaging.preprocess import prepare
+from isanet_zoo.network import backbones
+from isanet_zoo.network.attention import SelfAttention
+from isanet_zoo.network.isanet import ISANet
+
+Output: TypeAlias = Literal["logits", "labels"]
+
+OPSET = 18
+TESTED_TORCH = "2.15"
+AXES = {0: "batch", 2: "height", 3: "width"}  # of the input, where the file is dynamic
+
+
+class Graph(nn.Module):
+    """What the file computes, from its input to its output."""
+
+    def __init__(self, network: ISANet, output: Output, preprocess: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+        self.preprocess = preprocess
+        self.dtype = torch.float32
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to logits (B, K, H, W) or labels (B, H, W)."""
+        logits = self.logits(images)
+        return logits if self.output == "logits" else logits.argmax(1).to(torch.uint8)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, K, H, W) float32."""
+        size = (images.shape[-2], images.shape[-1])
+        if self.preprocess:
+            images = prepare(images, self.network.preprocess, resize=False)
+        logits = self.network.forward_logits(images.to(self.dtype))  # (B, K, h, w)
+        return self.network.resize(logits.float(), size)
+
+
+class _Attention(nn.Module):
+    """`SelfAttention` written out: the exporter knows the fused operator for four dimensions only.
+
+    The same parameters, and the same numbers but for rounding.
+    """
+
+    def __init__(self, original: SelfAttention) -> None:
+        super().__init__()
+        self.query, self.key, self.value = original.query, original.key, original.value
+        self.project = original.project
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C, h, w)."""
+        query = self.query(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
+        key = self.key(x).flatten(2)  # (B, D, h·w)
+        value = self.value(x).flatten(2)  # (B, C, h·w)
+        shares = (query * query.shape[-1] ** -0.5 @ key).softmax(-1)  # (B, h·w, h·w)
+        out: Tensor = self.project((value @ shares.transpose(1, 2)).reshape(x.shape))
+        return out
+
+
+def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
+    """Return a copy whose every operator has a counterpart in ONNX."""
+    graph = copy.deepcopy(graph)
+    for parent in list(graph.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SelfAttention):
+                setattr(parent, name, _Attention(child))
+            elif isinstance(child, DepthwiseConv2d):  # left by training on a CPU
+                setattr(parent, name, child.plain())
+    backbones.ease_export(graph.network.backbone)
+    graph.network.to(dtype)
+    graph.dtype = dtype
+    return graph.eval()
+
+
+def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
+    """Return the graph as an ONNX model.
+
+    Raises:
+        EnvironmentProblem: torch cannot.
+    """
+    axes = dict.fromkeys(AXES, torch.export.Dim.DYNAMIC) if dynamic else None
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                (images,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=(axes,),
+                input_names=["images"],
+                output_names=[graph.output],
+                verbose=False,
+            )
+    except RuntimeError as error:  # the root of the exporter's errors
+        cause = error.__cause__ or error
+        raise EnvironmentProblem(
+            f"torch {torch.__version__} cannot export this network "
+            f"({str(cause).splitlines()[0]}); the export is tested with torch {TESTED_TORCH}: "
+            "pip install --upgrade torch torchvision"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    # The exporter notes which line of which file of this machine each operator comes from.
+    for item in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    proto.graph.ClearField("metadata_props")
+    del proto.graph.value_info[:]  # runtimes infer the shapes in between
+    for value in (*proto.graph.input, *proto.graph.output):
+        sides = value.type.tensor_type.shape.dim
+        names = AXES if len(sides) == 4 else {0: "batch", 1: "height", 2: "width"}
+        for axis, name in names.items():
+            if sides[axis].dim_param:
+                sides[axis].dim_param = name
+    return proto

@@ -1,0 +1,1 @@
+"""The weights manifest as typed records."""

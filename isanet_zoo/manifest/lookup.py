@@ -1,0 +1,171 @@
+"""Lookup of records in `weights_manifest.json`."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isanet_zoo import records
+from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.manifest.labels import LabelSet
+
+if TYPE_CHECKING:
+    pass
+
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Weights
+
+
+def manifest_path() -> Path:
+    """Return the manifest: in the package (wheel), else one level up (checkout)."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package, package.parent):
+        if (path := folder / "weights_manifest.json").is_file():
+            return path
+    raise ManifestError(
+        f"weights_manifest.json is neither in {package} nor above it; reinstall isanet-zoo"
+    )
+
+
+@functools.cache
+def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
+    """Read a manifest into records by name, the default weights of each model first.
+
+    Raises:
+        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+    """
+    label_sets = load_label_sets(path)
+    return {
+        record.name: record
+        for model, entry in _keys(_document(path)["models"], "models").items()
+        for record in _model(model, entry, label_sets)
+    }
+
+
+def load_label_sets(path: Path | None = None) -> Mapping[str, LabelSet]:
+    """Read a manifest's label sets, by the short name of their data set.
+
+    Raises:
+        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+    """
+    return {
+        name: records.read(LabelSet, {"name": name, **_keys(entry, f"label_sets.{name}")}, name)
+        for name, entry in _keys(_document(path)["label_sets"], "label_sets").items()
+    }
+
+
+def _document(path: Path | None) -> dict[str, Any]:
+    path = path or manifest_path()
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    return _keys(data, str(path), "$schema", "label_sets", "models")
+
+
+def _keys(value: object, where: str, *expected: str) -> dict[str, Any]:
+    """Return a JSON object; with `expected`, one that has these keys and no others."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: expected an object, got {value!r:.60}")
+    if expected and (odd := value.keys() ^ set(expected)):
+        raise ManifestError(f"{where}: missing or unknown {', '.join(sorted(odd))}")
+    return value
+
+
+def _model(model: str, entry: object, label_sets: Mapping[str, LabelSet]) -> list[Weights]:
+    """Return the records of one model, its default first."""
+    where = f"models.{model}"
+    fields = _keys(entry, where, "default", "weights")
+    default, tags = fields["default"], _keys(fields["weights"], f"{where}.weights")
+    if default not in tags:
+        raise ManifestError(f"{where}.default: {default!r} is none of {', '.join(tags)}")
+    weights = []
+    for tag in sorted(tags, key=lambda tag: tag != default):
+        where = f"models.{model}.weights.{tag}"
+        values = _keys(tags[tag], where)
+        if (dataset := str(values.get("dataset"))) not in label_sets:
+            raise ManifestError(f"{where}.dataset: {dataset!r} is none of {', '.join(label_sets)}")
+        identity = {
+            "name": model if tag == default else f"{model}.{tag}",
+            "model": model,
+            "tag": tag,
+            "label_set": records.write(label_sets[dataset]),
+        }
+        record = records.read(Weights, identity | values, where)
+        if record.num_classes != len(record.label_set):
+            raise ManifestError(
+                f"{where}.network.num_classes: {record.num_classes}, but {dataset} has "
+                f"{len(record.label_set)}"
+            )
+        weights.append(record)
+    return weights
+
+
+def list_models(
+    filter: str = "*",  # noqa: A002 - timm's and torchvision's word
+    *,
+    dataset: str | None = None,
+    backbone: str | None = None,
+) -> list[str]:
+    """Return the names of all published weights, sorted; needs no torch.
+
+    Args:
+        filter: a pattern as of `fnmatch`, such as ``"*resnet101*"``.
+        dataset: only these, such as ``"ade20k"``.
+        backbone: only this timm encoder, such as ``"resnet50c"``.
+    """
+    return sorted(
+        weights.name
+        for weights in load_manifest().values()
+        if fnmatch.fnmatchcase(weights.name, filter)
+        and dataset in (None, weights.dataset)
+        and backbone in (None, weights.network.backbone)
+    )
+
+
+def get_weights(name: str) -> Weights:
+    """Return the record of a published weight; needs no torch.
+
+    Args:
+        name: as `list_models` gives it: ``"isanet_resnet50os8_voc"`` for a model's default weights,
+            with a tag for the others. The default's tag may be given too.
+
+    Raises:
+        UnknownModelError: there is no such name; the message names close ones.
+    """
+    return find_weights(name, load_manifest())
+
+
+def recipe_of(weights: Weights) -> Recipe:
+    """Return how to train a model: as these weights were, or as its default ones where unknown.
+
+    Raises:
+        ManifestError: neither is known.
+    """
+    for known in (weights, *load_manifest().values()):
+        if known.model == weights.model and known.training is not None:
+            return known.training
+    raise ManifestError(f"the recipe of {weights.name} is not known")
+
+
+def families(weights: Weights) -> dict[str, Weights]:
+    """Return the closest weights of each family that published the same model; itself first."""
+    same = [other for other in load_manifest().values() if other.model == weights.model]
+    return {other.family: other for other in [*reversed(same), weights]}
+
+
+def find_weights(name: str, manifest: Mapping[str, Weights]) -> Weights:
+    """Return the record of a name, with or without the tag; see `get_weights`."""
+    if name in manifest:
+        return manifest[name]
+    for weights in manifest.values():
+        if name == f"{weights.model}.{weights.tag}":
+            return weights
+    close = difflib.get_close_matches(name, manifest, n=3)
+    advice = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(manifest)}"
+    raise UnknownModelError(f"no model is called {name!r}; {advice}")

@@ -1,0 +1,362 @@
+"""Models go to a stand-in of the Hugging Face hub and come back; what it refuses is explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi, constants
+
+import isanet_zoo
+from isanet_zoo import ISANet, cli, create_model
+from isanet_zoo.errors import (
+    CheckpointError,
+    DownloadError,
+    InputError,
+    IntegrityError,
+    OfflineError,
+    UploadError,
+)
+from isanet_zoo.hub import transfer
+from tests.conftest import TinyZoo
+from tests.hub import stand_in as stand_in
+from tests.hub.stand_in import OWNER, STRANGER, Hub
+from tests.hub.test_saved import BUILT_IN, FILES, MEASURED, assert_same, random_model
+
+ROOT = Path(isanet_zoo.__file__).parents[1]
+REPO = "someone/fruits"
+
+# How huggingface_hub itself sends a large file over plain HTTP.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub, whose owner sits at this machine."""
+    with stand_in.running() as hub:
+        stand_in.connect(hub, monkeypatch, tmp_path, OWNER)
+        yield hub
+
+
+def signed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+
+
+def test_push_list_and_load_by_name_and_by_revision(hub: Hub) -> None:
+    first, second = random_model(seed=1), random_model(in_chans=4, seed=2)
+    commits = [first.push_to_hub(REPO), second.push_to_hub(REPO, commit_message="Four channels")]
+    assert set(HfApi().list_repo_files(REPO)) == FILES | {".gitattributes"}
+    assert hub.repositories[REPO].commits[-1][0] == commits[1]
+    assert len(hub.repositories[REPO].commits) == 1 + 2  # one each
+    assert_same(second, ISANet.from_pretrained(REPO))
+    assert_same(first, ISANet.from_pretrained(REPO, revision=commits[0]))
+    hub.repositories[REPO].tags["v1"] = commits[0]
+    assert_same(first, ISANet.from_pretrained(f"hf-hub:{REPO}@v1", progress=False))
+    report = ISANet.from_pretrained(REPO).load_report
+    assert report.trust == "hub"
+    assert 'from_pretrained("someone/fruits")' in hub.repositories[REPO].commits[-1][1][
+        "README.md"
+    ].decode("utf-8")
+
+
+@pytest.mark.usefixtures("tiny_zoo")
+def test_create_model_takes_a_repository_as_weights_and_as_name(hub: Hub) -> None:
+    model = random_model()
+    commit = model.push_to_hub(REPO)
+    random_model(seed=3).push_to_hub(REPO)
+    pinned = f"hf-hub:{REPO}@{commit}"
+    assert_same(model, create_model("isanet_tiny", weights=pinned, aux_loss=True))
+    assert_same(model, create_model(pinned, pretrained=True, aux_loss=True, progress=False))
+    fewer = create_model(pinned, pretrained=True, num_classes=2)
+    assert fewer.load_report.fresh == ("head.classifier.weight", "head.classifier.bias")
+    assert fewer.load_report.trust == "hub"
+    assert all(key.startswith("aux_head.") for key in fewer.load_report.unused)
+    assert torch.equal(fewer.head.reduce.conv.weight, model.head.reduce.conv.weight)
+    with pytest.raises(InputError, match="brings its weights along; say pretrained=True"):
+        create_model(pinned)
+    with pytest.raises(InputError, match="both name weights"):
+        create_model("isanet_tiny", pretrained=True, weights=pinned)
+    with pytest.raises(InputError, match="names no revision after the @"):
+        create_model("isanet_tiny", weights=f"hf-hub:{REPO}@")
+    with pytest.raises(InputError, match="'fruits' is no repository"):
+        create_model("isanet_tiny", weights="hf-hub:fruits")
+    assert hub.seen
+
+
+def test_a_repository_made_from_another_model_is_refused(
+    hub: Hub, tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    model = create_model("isanet_tiny", pretrained=True, aux_loss=True)
+    model.push_to_hub(REPO)
+    again = create_model("isanet_tiny", weights=f"hf-hub:{REPO}", aux_loss=True)
+    assert_same(model, again)
+    assert again.weights == tiny_zoo.weights
+    config = json.loads(hub.repositories[REPO].commits[-1][1]["config.json"])
+    config["model"] = "isanet_resnet18"
+    hub.repositories[REPO].commit({"config.json": json.dumps(config).encode()})
+    with pytest.raises(CheckpointError, match="made from isanet_resnet18, not from isanet_tiny"):
+        create_model("isanet_tiny", weights=f"hf-hub:{REPO}")
+    assert_same(model, ISANet.from_pretrained(REPO))
+
+
+def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_path: Path) -> None:
+    cli.main(["push", BUILT_IN, REPO])
+    model = create_model(BUILT_IN, weights=f"hf-hub:{REPO}")  # without the auxiliary head
+    model.save_pretrained(tmp_path / "again")
+    origin = ISANet.from_pretrained(tmp_path / "again").origin
+    assert origin is not None
+    assert origin.metrics == isanet_zoo.get_weights(BUILT_IN).metrics
+    assert origin.provenance is not None
+    assert origin.provenance.unchanged
+    random_model().push_to_hub(REPO, dataset="Fruit train", metrics=[MEASURED])
+    model = create_model(f"hf-hub:{REPO}", pretrained=True)  # nothing but its config knows it
+    model.save_pretrained(tmp_path / "fruits")
+    origin = ISANet.from_pretrained(tmp_path / "fruits").origin
+    assert origin is not None
+    assert (origin.dataset, origin.metrics) == ("Fruit train", (MEASURED,))
+    assert hub.seen
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_repository(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = random_model(seed=1), random_model(seed=2)
+    there.push_to_hub(REPO)
+    monkeypatch.chdir(tmp_path)
+    here.save_pretrained(REPO)
+    assert_same(here, ISANet.from_pretrained(REPO))
+    assert_same(there, ISANet.from_pretrained(f"hf-hub:{REPO}"))
+    assert hub.seen
+
+
+def test_private_repositories_need_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    model.push_to_hub(REPO, private=True)
+    assert hub.repositories[REPO].private
+    signed_out(monkeypatch)
+    for token in (None, STRANGER):
+        with pytest.raises(DownloadError, match=r"no repository someone/fruits: .*private.*login"):
+            ISANet.from_pretrained(REPO, token=token)
+    with pytest.raises(DownloadError, match="there is none, or it is private"):
+        ISANet.from_pretrained("someone/else")
+    assert_same(model, ISANet.from_pretrained(REPO, token=OWNER))
+
+
+def test_gated_repositories_say_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_model().push_to_hub(REPO)
+    hub.repositories[REPO].gated = True
+    signed_out(monkeypatch)
+    with pytest.raises(DownloadError, match="is gated: ask for access"):
+        ISANet.from_pretrained(REPO)
+
+
+def test_unknown_revisions_are_named(hub: Hub) -> None:
+    random_model().push_to_hub(REPO)
+    for revision in ("v9", "0" * 40):
+        with pytest.raises(DownloadError, match=f"has no revision '{revision}'"):
+            ISANet.from_pretrained(REPO, revision=revision)
+    with pytest.raises(InputError, match="both name a revision"):
+        ISANet.from_pretrained(f"hf-hub:{REPO}@a", revision="b")
+    assert hub.seen
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_files_that_are_not_there_are_named(hub: Hub, name: str) -> None:
+    random_model().push_to_hub(REPO)
+    hub.repositories[REPO].commit({}, remove=name)
+    with pytest.raises(CheckpointError, match=rf"someone/fruits: {name}.*(missing|No such file)"):
+        ISANet.from_pretrained(REPO)
+
+
+def test_pickles_are_not_even_fetched(hub: Hub) -> None:
+    repository = hub.make(REPO)
+    repository.commit({"pytorch_model.bin": b"\x80\x02", "model.pth": b"\x80\x02"})
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        ISANet.from_pretrained(REPO)
+    assert not any("pytorch_model.bin" in seen or "model.pth" in seen for seen in hub.seen)
+
+
+def test_a_wrong_byte_is_refused(hub: Hub) -> None:
+    random_model().push_to_hub(REPO)
+    content = bytearray(hub.repositories[REPO].commits[-1][1]["model.safetensors"])
+    content[-2] ^= 1
+    hub.repositories[REPO].commit({"model.safetensors": bytes(content)})
+    with pytest.raises(IntegrityError, match=r"someone/fruits: model\.safetensors is damaged"):
+        ISANet.from_pretrained(REPO)
+
+
+def test_a_hub_that_cannot_be_asked_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.broken = 404  # a web server that is no hub
+    with pytest.raises(DownloadError, match=r"could not be asked .*HF_ENDPOINT"):
+        ISANet.from_pretrained(REPO)
+    with stand_in.Hub() as closed:
+        url = closed.url
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    with pytest.raises(DownloadError, match=rf"the hub at {url} could not be asked"):
+        ISANet.from_pretrained(REPO)
+    with pytest.raises(UploadError, match=rf"the hub at {url} could not be asked"):
+        random_model().push_to_hub(REPO)
+
+
+def test_offline_takes_what_is_here_and_names_the_ways_out(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model()
+    model.push_to_hub(REPO)
+    monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
+    asked = len(hub.seen)
+    with pytest.raises(OfflineError, match=r"not on this machine.*unset ISANET_ZOO_OFFLINE"):
+        ISANet.from_pretrained(REPO)
+    with pytest.raises(UploadError, match="the network is switched off"):
+        model.push_to_hub(REPO)
+    assert len(hub.seen) == asked
+    monkeypatch.delenv("ISANET_ZOO_OFFLINE")
+    ISANet.from_pretrained(REPO)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # after huggingface_hub was imported
+    asked = len(hub.seen)
+    assert_same(model, ISANet.from_pretrained(REPO))
+    assert len(hub.seen) == asked
+
+
+def test_only_those_who_may_can_write(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    model.push_to_hub(REPO)
+    before = len(hub.repositories[REPO].commits)
+    signed_out(monkeypatch)
+    for token, status in ((None, 401), (STRANGER, 403)):
+        with pytest.raises(UploadError, match=rf"does not let you write .*{status}.*hf auth login"):
+            random_model(seed=1).push_to_hub(REPO, token=token)
+    assert len(hub.repositories[REPO].commits) == before
+
+
+def test_private_is_not_promised_of_a_public_repository(hub: Hub) -> None:
+    hub.make(REPO)
+    with pytest.raises(UploadError, match="exists and is public; nothing was written"):
+        random_model().push_to_hub(REPO, private=True)
+    assert len(hub.repositories[REPO].commits) == 1
+    with pytest.raises(InputError, match="is no repository of the hub"):
+        random_model().push_to_hub("fruits")
+
+
+def test_a_card_that_the_hub_refuses_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isanet_zoo.hub.card, "write", lambda *_: "---\nlicense: 3\n---\n")
+    with pytest.raises(UploadError, match=r"was not written: Invalid metadata"):
+        random_model().push_to_hub(REPO)
+    assert len(hub.repositories[REPO].commits) == 1
+
+
+def test_pushing_again_what_is_there_makes_no_commit(hub: Hub) -> None:
+    first, second = (random_model().push_to_hub(REPO) for _ in range(2))
+    assert first == second
+    assert len(hub.repositories[REPO].commits) == 1 + 1
+
+
+def test_no_reader_gets_one_file_of_each_of_two_models(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody pushes between the two files that are fetched."""
+    old, new = random_model(seed=1), random_model(seed=2)
+    old.push_to_hub(REPO)
+    names: list[str] = []
+    resolve = stand_in._Handler.resolve
+
+    def push_first(self: stand_in._Handler, repo: str, revision: str, name: str) -> None:
+        if not names:
+            files = dict(zip(sorted(FILES), [b"", b"{}", b""], strict=True))
+            hub.repositories[REPO].commit(files)
+        names.append(name)
+        resolve(self, repo, revision, name)
+
+    route = next(route for route in stand_in.ROUTES if "/resolve/" in route)
+    monkeypatch.setitem(stand_in.ROUTES, route, push_first)
+    assert_same(old, ISANet.from_pretrained(REPO))
+    assert set(names) == {"config.json", "model.safetensors"}
+    new.push_to_hub(REPO)
+    assert_same(new, ISANet.from_pretrained(REPO))
+
+
+def test_address_is_read() -> None:
+    assert transfer.parse("hf-hub:a/b") == ("a/b", None)
+    assert transfer.parse("hf-hub:a/b@refs/pr/1") == ("a/b", "refs/pr/1")
+    assert str(transfer.parse("hf-hub:a/b@v1")) == "a/b@v1"
+    for text in ("hf-hub:", "hf-hub:a", "hf-hub:a/b/c", "hf-hub:a b/c", "hf-hub:@x"):
+        with pytest.raises(InputError, match="is no repository of the hub"):
+            transfer.parse(text)
+
+
+# The command
+
+
+def test_push_publishes_all_of_the_built_in_model(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["push", BUILT_IN, REPO]) == 0
+    out = capsys.readouterr().out.strip()
+    assert out == f"hf-hub:{REPO}@{hub.repositories[REPO].commits[-1][0]}"
+    model = ISANet.from_pretrained(REPO)
+    assert_same(create_model(BUILT_IN, pretrained=True, aux_loss=True), model)
+    assert_same(create_model(BUILT_IN, pretrained=True), create_model(out, pretrained=True))
+    assert model.origin is not None
+    assert model.origin.metrics == isanet_zoo.get_weights(BUILT_IN).metrics
+
+
+def test_push_takes_a_file_of_one_s_own(
+    hub: Hub, tiny_zoo: TinyZoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.safetensors"
+    model = random_model(aux_loss=False)
+    isanet_zoo.save_model(model, file)
+    arguments = ["push", tiny_zoo.weights.name, REPO, "-w", str(file), "--private"]
+    assert cli.main([*arguments, "--licence", "mit"]) == 0
+    assert hub.repositories[REPO].private
+    again = ISANet.from_pretrained(REPO)
+    assert_same(model, again)
+    assert again.origin is not None
+    assert again.origin.licence == "mit"
+    assert "hf-hub:someone/fruits@" in capsys.readouterr().out
+
+
+def test_dry_run_asks_nobody(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["push", BUILT_IN, REPO, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert all(name in shown.out for name in FILES)
+    assert "MB  model.safetensors" in shown.out
+    assert "verified: false" in shown.out
+    assert 'from_pretrained("someone/fruits")' in shown.out
+    assert "nothing was uploaded" in shown.err
+    assert hub.seen == []
+    assert cli.main(["push", BUILT_IN, "fruits", "--dry-run"]) == 1
+    assert "is no repository of the hub" in capsys.readouterr().err
+
+
+def test_command_finds_the_hub_by_hf_endpoint(hub: Hub, tmp_path: Path) -> None:
+    """In a process of its own, with the variables that users set."""
+    variables = {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": OWNER,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    for command in (
+        ["push", BUILT_IN, REPO],
+        ["predict", str(ROOT / "examples" / "street.jpg"), "-m", f"hf-hub:{REPO}", "-o", "out"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "isanet_zoo", *command],
+            env=os.environ | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "street.overlay.png").is_file()
+    assert f"POST /api/models/{REPO}/commit/main" in hub.seen

@@ -1,0 +1,349 @@
+"""Whatever a user has, against arrays that are turned by hand and against cv2's decoders."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from isanet_zoo.errors import InputError
+from isanet_zoo.imaging.reading import Picture, find_images, is_single, read_image
+from tests.reference import DATA, make_picture
+
+Pixels = NDArray[np.uint8]
+ORIENTATION = 0x0112  # the tag's number in EXIF
+
+RGB = make_picture("img100x1000")[:24, :40]  # (24, 40, 3)
+GREY = RGB[:, :, 0]
+ALPHA = RGB[:, :, 1]
+PALETTE = make_picture("img375x500")[0, :256]  # (256, 3)
+
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # EXIF orientation -> how to turn what is stored
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+def pixels_of(image: Any) -> Pixels:
+    """Read a picture and return its pixels channels last, (H, W, 3)."""
+    pixels = read_image(image).pixels
+    assert pixels.dtype == torch.uint8
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def decoded_by_cv2(path: Path) -> Any:
+    bgr = cv2.imread(str(path))
+    assert bgr is not None
+    return bgr[:, :, ::-1]
+
+
+def with_palette(transparency: object = None) -> Image.Image:
+    image = Image.fromarray(GREY)
+    image.putpalette(PALETTE.tobytes())
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def grey(levels: Pixels) -> Pixels:
+    return np.dstack([levels] * 3)
+
+
+MODES: dict[str, tuple[Image.Image, Pixels]] = {  # name -> (picture, its colours)
+    "RGB": (Image.fromarray(RGB), RGB),
+    "RGBA": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB),
+    "L": (Image.fromarray(GREY), grey(GREY)),
+    "LA": (Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]), grey(GREY)),
+    "P": (with_palette(), PALETTE[GREY]),
+    "P, one index transparent": (with_palette(7), PALETTE[GREY]),
+    "P, alpha per index": (with_palette(bytes(range(256))), PALETTE[GREY]),
+    "1": (Image.fromarray(GREY > 127), grey(np.where(GREY > 127, 255, 0).astype(np.uint8))),
+}
+
+
+def test_other_exif_that_makes_no_sense_does_not_matter(tmp_path: Path) -> None:
+    entries = struct.pack("<HHLL", 0x010E, 5, 1, 38)  # a description that is a fraction
+    entries += struct.pack("<HHLHH", ORIENTATION, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + struct.pack("<LLL", 0, 1, 2)
+    Image.fromarray(RGB).save(tmp_path / "odd.jpg", exif=exif)
+    assert read_image(tmp_path / "odd.jpg").size == (40, 24)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    plain, turned = tmp_path / "plain.jpg", tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(RGB).save(plain)
+    Image.fromarray(RGB).save(turned, exif=exif)
+    expected = UPRIGHT[orientation](np.asarray(Image.open(plain)))
+    assert np.array_equal(pixels_of(turned), expected)
+    assert np.array_equal(decoded_by_cv2(turned), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_png_becomes_rgb_without_alpha(mode: str, tmp_path: Path) -> None:
+    image, colours = MODES[mode]
+    path = tmp_path / "picture.png"
+    image.save(path)
+    assert np.array_equal(pixels_of(path), colours)
+    assert np.array_equal(pixels_of(image), colours)
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path: Path) -> None:
+    inks = np.array(
+        [[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0], [0, 0, 0, 255]], np.uint8
+    )
+    colours = [(255, 255, 255), (0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]
+    flat = inks[None].repeat(16, 0).repeat(16, 1)  # (16, 80, 4): one block per ink
+    bands = [Image.fromarray(np.ascontiguousarray(flat[:, :, band])) for band in range(4)]
+    path = tmp_path / "print.jpg"
+    Image.merge("CMYK", bands).save(path, quality=95)
+    centres = pixels_of(path)[8, 8::16].astype(int)
+    assert np.abs(centres - colours).max() <= 3
+
+
+def test_bitmap_of_565_bits_is_no_deep_picture(tmp_path: Path) -> None:
+    pixels = struct.pack("<4H", 0xF800, 0x07E0, 0x001F, 0xFFFF)  # 2 x 2, the bottom row first
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(header) + len(masks)
+    path = tmp_path / "old.bmp"
+    path.write_bytes(
+        b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + masks + pixels
+    )
+    blue, white, red, green = (0, 0, 255), (255, 255, 255), (255, 0, 0), (0, 255, 0)
+    assert pixels_of(path).tolist() == [[[*blue], [*white]], [[*red], [*green]]]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif"])
+def test_a_photograph_is_decoded_as_by_cv2(suffix: str, tmp_path: Path) -> None:
+    photograph = DATA / "pictures" / "home.jpg"
+    path = tmp_path / f"copy{suffix}"
+    path.write_bytes(photograph.read_bytes())
+    if suffix != ".jpg":
+        Image.open(photograph).save(path)
+    assert np.array_equal(pixels_of(path), decoded_by_cv2(path))
+
+
+def frozen(array: Pixels) -> Pixels:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+ARRAYS: dict[str, tuple[object, Pixels]] = {  # name -> (picture, its colours)
+    "rgb": (RGB.copy(), RGB),
+    "rgba": (np.dstack([RGB, ALPHA]), RGB),
+    "grey": (GREY.copy(), grey(GREY)),
+    "grey with an axis for it": (GREY[:, :, None], grey(GREY)),
+    "read-only": (frozen(RGB), RGB),
+    "read-only grey": (frozen(GREY), grey(GREY)),
+    "read-only planes": (frozen(RGB.transpose(2, 0, 1)).transpose(1, 2, 0), RGB),
+    "every other pixel": (RGB[::2, ::2], RGB[::2, ::2]),
+    "mirrored": (RGB[:, ::-1], RGB[:, ::-1]),
+    "BGR, reversed": (RGB[:, :, ::-1].copy()[:, :, ::-1], RGB),
+    "flipped row": (RGB[:1].transpose(2, 0, 1).copy().transpose(1, 2, 0)[::-1], RGB[:1]),
+    "one pixel": (GREY[:1, :1], grey(GREY[:1, :1])),
+    "tensor": (torch.from_numpy(RGB.transpose(2, 0, 1).copy()), RGB),
+    "tensor, channels last": (torch.from_numpy(RGB.copy()).permute(2, 0, 1), RGB),
+    "grey tensor": (torch.from_numpy(GREY.copy()).expand(3, -1, -1), grey(GREY)),
+    "PIL": (Image.fromarray(RGB), RGB),
+    "Picture": (Picture(torch.from_numpy(RGB.transpose(2, 0, 1).copy())), RGB),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_pictures_in_memory_keep_their_colours(name: str) -> None:
+    image, colours = ARRAYS[name]
+    assert np.array_equal(pixels_of(image), colours)
+    assert read_image(image).size == colours.shape[:2]  # type: ignore[arg-type]
+
+
+def test_the_file_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(RGB).save(path)
+    assert read_image(str(path)).path == path
+    assert read_image(RGB).path is None
+
+
+def first_half(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()[: buffer.tell() // 2]
+
+
+REFUSED: dict[
+    str, tuple[Callable[[Path], object], str]
+] = {  # file -> (how it is made, what is said)
+    "cut.jpg": (lambda p: p.write_bytes(first_half(Image.fromarray(RGB), "JPEG")), "damaged"),
+    "cut.png": (lambda p: p.write_bytes(first_half(Image.fromarray(RGB), "PNG")), "damaged"),
+    "start.png": (lambda p: p.write_bytes(first_half(Image.fromarray(RGB), "PNG")[:20]), "damaged"),
+    "text.jpg": (lambda p: p.write_text("no picture at all"), "is no picture"),
+    "empty.png": (lambda p: p.touch(), "is an empty file"),
+    "grey16.png": (lambda p: Image.fromarray(GREY.astype(np.uint16)).save(p), "more than 8 bits"),
+    "rgb16.png": (lambda p: cv2.imwrite(str(p), RGB.astype(np.uint16)), "more than 8 bits"),
+    "rgba16.png": (
+        lambda p: cv2.imwrite(str(p), np.dstack([RGB, ALPHA]).astype(np.uint16)),
+        "more than 8 bits",
+    ),
+    "grey32.tif": (lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "more than 8 bits"),
+    "folder.png": (lambda p: p.mkdir(), "is a folder"),
+    "missing.png": (lambda p: None, "there is no such file"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_cannot_be_used_is_named(name: str, tmp_path: Path) -> None:
+    make, reason = REFUSED[name]
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(InputError, match=reason) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+
+
+UNUSABLE: dict[str, tuple[object, str]] = {  # what it is -> (it, what is said)
+    "float array": (RGB / 255, "float64.*uint8"),
+    "bool array": (GREY > 9, "bool.*uint8"),
+    "16-bit array": (RGB.astype(np.uint16), "uint16.*uint8"),
+    "channels first": (RGB.transpose(2, 0, 1), r"\(3, 24, 40\).*transpose"),
+    "batch of arrays": (RGB[None], r"\(1, 24, 40, 3\).*list"),
+    "empty array": (RGB[:0], r"\(0, 40, 3\)"),
+    "row": (RGB[0, :, 0], r"\(40,\)"),
+    "float tensor": (torch.zeros(3, 4, 5), "float32.*uint8"),
+    "grey tensor": (torch.zeros(4, 5, dtype=torch.uint8), r"\(4, 5\).*expand"),
+    "channels-last tensor": (torch.zeros(4, 5, 3, dtype=torch.uint8), r"\(4, 5, 3\)"),
+    "batch of tensors": (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), r"\(2, 3, 4, 5\).*list"),
+    "empty tensor": (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\(3, 0, 5\)"),
+    "16-bit PIL image": (Image.fromarray(GREY.astype(np.uint16)), "I;16.*more than 8 bits"),
+    "URL": ("https://pictures.invalid/cat.jpg", "is a URL; download"),
+    "name that is too long": ("x" * 5000, "cannot be read"),
+    "int": (7, "int"),
+    "None": (None, "NoneType"),
+    "list": ([RGB], "list"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_an_object_that_cannot_be_used_is_described(name: str) -> None:
+    image, reason = UNUSABLE[name]
+    with pytest.raises(InputError, match=reason):
+        read_image(image)  # type: ignore[arg-type]
+
+
+def test_a_pil_image_that_is_not_decoded_yet_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    deep = tmp_path / "rgb16.png"
+    cv2.imwrite(str(deep), RGB.astype(np.uint16))
+    with Image.open(deep) as image, pytest.raises(InputError, match="more than 8 bits"):
+        read_image(image)
+    cut = io.BytesIO(first_half(Image.fromarray(RGB), "JPEG"))
+    with Image.open(cut) as image, pytest.raises(InputError, match="damaged"):
+        read_image(image)
+
+
+@pytest.mark.parametrize("limit", [RGB[:, :, 0].size - 1, RGB[:, :, 0].size // 3])
+def test_a_picture_above_pillows_limit_is_refused(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.png"
+    Image.fromarray(RGB).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match=r"bomb\.png is too large .*MAX_IMAGE_PIXELS"):
+        read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size)
+    assert np.array_equal(pixels_of(path), RGB)
+
+
+def test_reading_in_two_threads_leaves_the_warning_filters_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(RGB).save(path)
+    both_are_in, first_is_done = threading.Event(), threading.Event()
+    names = threading.local()
+    real_open = Image.open
+
+    def staggered_open(file: Path) -> Image.Image:
+        if names.own == "second":
+            both_are_in.set()
+        (both_are_in if names.own == "first" else first_is_done).wait(10)
+        return real_open(file)
+
+    def read(name: str) -> None:
+        names.own = name
+        read_image(path)
+
+    monkeypatch.setattr(Image, "open", staggered_open)
+    first, second = (threading.Thread(target=read, args=(name,)) for name in ("first", "second"))
+    with warnings.catch_warnings():  # puts back what leaks
+        before = list(warnings.filters)
+        first.start()
+        second.start()
+        first.join()
+        first_is_done.set()
+        second.join()
+        assert list(warnings.filters) == before
+
+
+def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "c.txt", "d", "e.Tiff"):
+        (tmp_path / name).touch()
+    (tmp_path / "album.png").mkdir()
+    (tmp_path / "album.png" / "below.png").touch()
+    assert [Path(str(image)).name for image in find_images(tmp_path)] == [
+        "a.jpg",
+        "b.PNG",
+        "e.Tiff",
+    ]
+    assert list(find_images(str(tmp_path))) == list(find_images(tmp_path))
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"holds no pictures; looked for .*\.png"):
+        find_images(tmp_path)
+
+
+def test_a_generator_is_not_read_ahead() -> None:
+    read = []
+
+    def frames() -> Iterator[Pixels]:
+        for number in range(3):
+            read.append(number)
+            yield RGB
+
+    images = iter(find_images(frames()))
+    assert read == []
+    next(images)
+    assert read == [0]
+
+
+@pytest.mark.parametrize("images", [7, None, 0.5])
+def test_what_holds_no_pictures_is_refused(images: Any) -> None:
+    with pytest.raises(InputError, match=f"expected pictures, got {type(images).__name__}"):
+        find_images(images)
+
+
+def test_one_picture_is_told_from_several(tmp_path: Path) -> None:
+    one = [tmp_path / "a.png", "a.png", RGB, torch.zeros(3, 4, 5), Image.new("L", (1, 1))]
+    several = [tmp_path, str(tmp_path), [RGB], (RGB,), iter([RGB])]
+    assert [is_single(images) for images in one] == [True] * len(one)
+    assert [is_single(images) for images in several] == [False] * len(several)

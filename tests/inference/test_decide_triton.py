@@ -1,0 +1,73 @@
+"""The kernel for GPUs, run by Triton's interpreter, against resizing everything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from isanet_zoo.inference.decide import decide, whole
+from isanet_zoo.network.resize import resize
+from tests import reference
+
+pytest.importorskip("triton", reason="Triton has no build for this system")
+
+SCRIPT = """
+import torch
+
+from isanet_zoo.inference import fused
+from isanet_zoo.network.resize import resize
+
+generator = torch.Generator().manual_seed(0)
+for rule in ("half_pixel", "corners", "asymmetric"):
+    for shape, size in (
+        ((2, 7, 5, 6), (37, 43)),  # more pixels than one program takes
+        ((1, 40, 8, 9), (30, 34)),
+        ((1, 3, 1, 4), (5, 1)),
+        ((1, 256, 3, 3), (11, 12)),
+        ((1, 5, 9, 11), (4, 6)),  # smaller than the logits
+    ):
+        logits = 4 * torch.randn(shape, generator=generator)
+        labels, confidence = fused.decide(logits, size, rule, True)
+        scores = resize(logits, size, rule)
+        best, second = scores.topk(2, 1).values.unbind(1)
+        clear = best - second > 1e-4
+        assert labels.dtype == torch.uint8
+        assert clear.double().mean() > 0.99
+        assert torch.equal(labels[clear].long(), scores.argmax(1)[clear])
+        torch.testing.assert_close(confidence, scores.softmax(1).amax(1), rtol=1e-5, atol=1e-5)
+        alone, nothing = fused.decide(logits, size, rule)
+        assert nothing is None
+        assert torch.equal(alone, labels)
+    ties = torch.zeros(1, 4, 3, 3)
+    assert not fused.decide(ties, (9, 9), rule)[0].any()  # of equal ones the first
+"""
+
+
+def test_labels_and_confidence_are_those_of_the_plain_way() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(reference.__file__).parents[1],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rule", ["half_pixel", "corners"])
+def test_on_a_gpu_labels_are_equal_to_the_last_bit(rule: str) -> None:
+    logits = 4 * torch.randn(2, 150, 64, 86, device="cuda")
+    scores = whole(logits, (512, 683), rule)  # type: ignore[arg-type]
+    assert scores.shortcut is not None
+    expected = resize(logits, (512, 683), rule)  # type: ignore[arg-type]
+    assert torch.equal(decide(scores).labels.long(), expected.argmax(1))
+    confidence = decide(scores, confidence=True).confidence
+    assert confidence is not None
+    torch.testing.assert_close(confidence, expected.softmax(1).amax(1), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,73 @@
+"""Threads beside the network keep the order, hold little, and give errors where they belong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from isanet_zoo.inference.threads import AHEAD, delayed, in_order
+
+
+def numbers(count: int, taken: list[int]) -> Iterator[int]:
+    for number in range(count):
+        taken.append(number)
+        yield number
+
+
+def test_results_come_in_the_order_of_the_items_though_work_is_not_done_in_it() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return -number
+
+    assert list(in_order(slow_first, range(40))) == [-number for number in range(40)]
+
+
+def test_work_is_done_in_other_threads_and_little_is_held() -> None:
+    taken: list[int] = []
+    seen: set[str] = set()
+
+    def work(number: int) -> int:
+        seen.add(threading.current_thread().name)
+        return number
+
+    results = in_order(work, numbers(100, taken))
+    assert taken == []
+    for number in range(5):
+        assert next(results) == number
+        assert len(taken) <= number + AHEAD
+    results.close()  # type: ignore[attr-defined]
+    assert threading.current_thread().name not in seen
+    assert not any(thread.name.startswith("isanet-zoo") for thread in threading.enumerate())
+
+
+def test_an_error_comes_when_it_is_its_turn() -> None:
+    def inverse(number: int) -> float:
+        return 1 / (3 - number)
+
+    results = in_order(inverse, range(6))
+    assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_items_are_given_later_than_they_are_made(count: int) -> None:
+    taken: list[int] = []
+    for number, item in enumerate(delayed(numbers(10, taken), count)):
+        assert item == number
+        assert len(taken) == min(number + 1 + count, 10)
+
+
+def test_what_was_made_comes_before_the_error_in_making_more() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("three")
+
+    items = delayed(failing(), 5)
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(items)

@@ -1,0 +1,199 @@
+"""The manifest: valid, complete, recomputed, and honest about what nobody knows."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import isanet_zoo
+from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.manifest import lookup
+from isanet_zoo.manifest.lookup import get_weights, list_models, load_manifest
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.weights import checkpoints
+from tests.reference import DATA
+
+DOCUMENT: dict[str, Any] = json.loads(lookup.manifest_path().read_text("utf-8"))
+SCHEMA: dict[str, Any] = json.loads(
+    Path(lookup.__file__).with_name("manifest.schema.json").read_text("utf-8")
+)
+PUBLISHED: dict[str, Any] = json.loads(  # from the publisher's tables and configs, not from ours
+    (DATA / "ssseg_models.json").read_text("utf-8")
+)
+NAMES = list(PUBLISHED["models"])
+BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
+
+
+def test_document_follows_its_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator(SCHEMA).validate(DOCUMENT)
+
+
+def test_schema_and_reader_refuse_the_same_mistakes(tmp_path: Path) -> None:
+    entry = ("models", "isanet_resnet50os8_voc", "weights", "ssseg")
+    mistakes: list[tuple[tuple[str, ...], Any]] = [
+        ((*entry, "sha256"), 3),
+        ((*entry, "surprise"), 1),
+        ((*entry, "network", "head", "fuse_kernel"), 5),
+        ((*entry, "preprocess", "mean"), [1.0]),
+        ((*entry, "family"), "caffe"),
+        ((*entry, "metrics"), [{"name": "mIoU"}]),
+    ]
+    for keys, value in mistakes:
+        document = copy.deepcopy(DOCUMENT)
+        place = document
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(document), keys
+        path = tmp_path / "manifest.json"
+        path.write_text(json.dumps(document))
+        load_manifest.cache_clear()
+        with pytest.raises(ManifestError, match=r"models\.isanet_resnet50os8_voc\.weights\.ssseg"):
+            load_manifest(path)
+    load_manifest.cache_clear()
+
+
+def test_document_is_written_the_way_pinning_writes_it() -> None:
+    text = lookup.manifest_path().read_text("utf-8")
+    assert text == json.dumps(DOCUMENT, indent=2, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize("name", [*NAMES, BUILT_IN])
+def test_entry_is_what_the_architecture_says(name: str) -> None:
+    weights = get_weights(name)
+    assert weights.structure_digest == checkpoints.structure_digest(weights.network)
+    specs = checkpoints.structure(weights.network, aux_loss=True)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    counts = {key: 1 for key in specs if not key.endswith(statistics)}
+    for key in counts:
+        for side in specs[key].shape:
+            counts[key] *= side
+    assert weights.parameters.with_aux == sum(counts.values())
+    aux = sum(count for key, count in counts.items() if key.startswith("aux_head."))
+    assert weights.parameters.without_aux == sum(counts.values()) - aux
+    assert Path(weights.filename).stem == name
+    assert all(re.split("[/:]", source)[-1] == weights.filename for source in weights.sources)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entry_repeats_the_publisher_s_table(name: str) -> None:
+    weights, row = get_weights(name), PUBLISHED["models"][name]
+    assert weights.sources == (row["model_url"],)
+    assert weights.links.former_url == row["former_url"]
+    assert weights.links.config == row["cfg_url"]
+    assert weights.links.log == row["log_url"]
+    assert weights.links.manual_mirror == PUBLISHED["mirror"]
+    (metric,) = weights.metrics
+    assert (metric.name, metric.value, metric.reproduced) == ("mIoU", row["miou"], None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entry_repeats_the_publisher_s_recipe(name: str) -> None:
+    _, backbone, dataset = name.split("_")
+    row = PUBLISHED["models"][name]
+    assert DOCUMENT["models"][name]["weights"]["ssseg"]["training"] == PUBLISHED["recipe"] | {
+        "split": row["train_set"],
+        "epochs": row["epochs"],
+        "batch_size": row["batch_size"],
+        "crop": row["crop"],
+        "base_size": PUBLISHED["base_size"][dataset],
+        "lr": row["lr"],
+        "initialisation": PUBLISHED["initialisation"][backbone.removesuffix("os8")],
+        # What sssegmentation does not do.
+        "head_multiplier": 1.0,
+        "class_weights": None,
+        "ema": None,
+        "precision": "float32",
+        "frozen": [],
+    }
+
+
+def test_label_sets_are_the_publisher_s() -> None:
+    """Compare sha256 over a line ``name TAB #rrggbb TAB id`` per class, in the network's order."""
+    digests = {}
+    for name, labels in DOCUMENT["label_sets"].items():
+        rows = zip(labels["names"], labels["palette"], labels["official_ids"], strict=True)
+        lines = "".join(f"{title}\t{colour}\t{number}\n" for title, colour, number in rows)
+        digests[name] = hashlib.sha256(lines.encode()).hexdigest()
+    del digests["camvid"]  # another publisher's, below
+    assert digests == PUBLISHED["label_sets"]
+
+
+def test_camvid_has_the_classes_of_its_distribution() -> None:
+    labels = get_weights(BUILT_IN).label_set
+    table = """Sky (128,128,128), Building (128,0,0), Pole (192,192,128), Road (128,64,128),
+        Pavement (60,40,222), Tree (128,128,0), SignSymbol (192,128,128), Fence (64,64,128),
+        Car (64,0,128), Pedestrian (64,64,0), Bicyclist (0,128,192)"""
+    rows = re.findall(r"(\w+) \((\d+),(\d+),(\d+)\)", table)
+    assert labels.names == tuple(name for name, *_ in rows)
+    assert labels.colours == tuple((int(r), int(g), int(b)) for _, r, g, b in rows)
+    assert labels.official_ids == tuple(range(11))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_nobody_published_is_null(name: str) -> None:
+    weights = get_weights(name)
+    unknown = (weights.sha256, weights.sha256_prefix, weights.size, weights.state_digest)
+    assert unknown == (None, None, None, None)
+    assert weights.trust == "unverified"
+
+
+def test_listing_filters_by_pattern_data_set_and_encoder() -> None:
+    everything = list_models()
+    assert everything == sorted(everything)
+    assert {name for name in everything if "." not in name} == {*NAMES, BUILT_IN}
+    assert list_models("*resnet101*", dataset="voc") == [
+        "isanet_resnet101os8_voc",
+        "isanet_resnet101os8_voc.mmseg_512x512_20k",
+        "isanet_resnet101os8_voc.mmseg_512x512_40k",
+        "isanet_resnet101os8_voc.paddle_512x512_40k",
+    ]
+    assert list_models(backbone="resnet50_vd") == [
+        "isanet_resnet50os8_cityscapes.paddle_769x769_80k",
+        "isanet_resnet50os8_voc.paddle_512x512_40k",
+    ]
+    assert list_models(dataset="camvid") == [BUILT_IN]
+    assert list_models(dataset="pets") == []
+
+
+def test_the_default_s_tag_may_be_said() -> None:
+    assert get_weights("isanet_resnet50os8_voc.ssseg") is get_weights("isanet_resnet50os8_voc")
+    with pytest.raises(UnknownModelError, match="did you mean"):
+        get_weights("isanet_resnet50os8_voc.mmseg")
+
+
+def test_label_sets_are_the_networks() -> None:
+    ade, city = (get_weights(f"isanet_resnet50os8_{name}") for name in ("ade20k", "cityscapes"))
+    assert ade.label_set.official_ids == tuple(range(1, 151))
+    assert city.label_set.official_ids[:3] == (7, 8, 11)
+    assert city.label_set.colours[0] == (128, 64, 128)
+    assert ade.label_set.short_name(1) == "building"
+    model = ISANet("test_resnet", 19, label_set=city.label_set)
+    assert model.classes[13] == "car"
+    assert model.palette[13] == (0, 0, 142)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "cannot be read"), ("{}", "label_sets, models"), ('{"label_sets": {}}', "models")],
+)
+def test_broken_manifest_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(path)
+
+
+def test_record_offers_path_and_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISANET_ZOO_CACHE", "/some/where")
+    weights = isanet_zoo.get_weights("isanet_resnet50os8_voc")
+    assert weights.path() == Path("/some/where/isanet_resnet50os8_voc/model.safetensors")
+    assert weights.transforms().config is weights.preprocess
