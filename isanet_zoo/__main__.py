@@ -2,6 +2,6 @@
 
 import sys
 
-from isanet_zoo.cli import main
+from isanet_zoo.commands.main import main
 
 sys.exit(main())

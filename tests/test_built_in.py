@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import isanet_zoo
-from isanet_zoo import cli
 from isanet_zoo.cache import entries
+from isanet_zoo.commands.main import main
+from isanet_zoo.commands.predict import BUILT_IN_NOTE
 from isanet_zoo.errors import IntegrityError
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.cards import read_card
@@ -44,7 +45,7 @@ def test_file_describes_itself_as_the_manifest_does() -> None:
 
 def test_notice_and_terms_are_stated() -> None:
     notice = (WEIGHTS.path().parent / "NOTICE.md").read_text("utf-8")
-    for text in (notice, WEIGHTS.licence.weights, cli.BUILT_IN_NOTE):
+    for text in (notice, WEIGHTS.licence.weights, BUILT_IN_NOTE):
         assert "CC BY-NC 4.0" in text
         assert "personal and research use" in text.replace("**", "").replace("\n", " ")
     assert "Brostow" in notice
@@ -94,7 +95,7 @@ def test_it_sees_the_street() -> None:
 def test_predict_without_a_model_says_what_it_uses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["predict", str(STREET), "-o", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(STREET), "-o", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
     assert [Path(line).name for line in out.split()] == [
         "street.labels.png",
@@ -103,7 +104,7 @@ def test_predict_without_a_model_says_what_it_uses(
     for word in (NAME, "streets", "CC BY-NC 4.0", "isanet-zoo list", "verified"):
         assert word in err
     shutil.rmtree(tmp_path / "out")
-    assert cli.main(["predict", str(STREET), "-m", NAME, "-o", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(STREET), "-m", NAME, "-o", str(tmp_path / "out")]) == 0
     assert "isanet-zoo list" not in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import isanet_zoo
 from isanet_zoo.weights.checkpoints import load_encoder
-from tests.hub import stand_in as stand_in
+from tests.hub import stand_in
 
 EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
 

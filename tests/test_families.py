@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from isanet_zoo import cli, create_model, get_weights, list_models, predict
+from isanet_zoo import create_model, get_weights, list_models, predict
+from isanet_zoo.commands.main import main
 from isanet_zoo.errors import CheckpointError, DownloadError
 from isanet_zoo.imaging.preprocess import Transforms
 from isanet_zoo.manifest.lookup import load_manifest
@@ -146,7 +147,7 @@ def test_a_checkpoint_of_one_s_own_is_recognised(
     assert (model.load_report.family, model.config.num_classes) == ("mmseg", 7)
     assert model.config.head.fuse_kernel == 1
     assert model.weights.family == "mmseg"
-    assert cli.main(["convert", str(path), str(tmp_path / "own.safetensors"), "-m", VOC]) == 0
+    assert main(["convert", str(path), str(tmp_path / "own.safetensors"), "-m", VOC]) == 0
     captured = capsys.readouterr()
     assert "mmseg" in captured.err
     assert "7 classes" in captured.err

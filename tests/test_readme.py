@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import isanet_zoo
-from isanet_zoo import cli
+from isanet_zoo.commands.main import main, make_parser
 from isanet_zoo.manifest.lookup import load_manifest
 from tests import reference
 
@@ -21,7 +21,7 @@ SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 
 
 def test_table_of_models_is_the_manifest_s(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "--markdown"]) == 0
+    assert main(["list", "--markdown"]) == 0
     table = capsys.readouterr().out
     assert table in README, "put the output of `isanet-zoo list --markdown` there"
     assert len(table.splitlines()) == 2 + len(load_manifest())
@@ -47,7 +47,7 @@ def test_commands_are_understood() -> None:
     commands = [line.partition("isanet-zoo ")[2] for line in lines if "isanet-zoo " in line]
     assert len(commands) == 15
     for command in commands:
-        cli._parser().parse_args(shlex.split(command))
+        make_parser().parse_args(shlex.split(command))
 
 
 def test_links_lead_somewhere() -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import isanet_zoo
-from isanet_zoo import cli
+from isanet_zoo.commands.main import main
 from isanet_zoo.weights.cards import read_card
 from tests.conftest import TinyZoo
 
@@ -70,7 +70,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -83,7 +83,7 @@ def test_each_of_the_six_is_fine_tuned_to_five_classes(
     recipe = ("epochs=1", "batch_size=2", "crop=[64, 64]", "base_size=null", "lr=0.001")
     common = ("--data", fruit, "--device", "cpu")
     train = ("train", name, *common, "--out", run, "--workers", 0, "--no-val", "--set", *recipe)
-    assert cli.main([str(argument) for argument in train]) == 0
+    assert main([str(argument) for argument in train]) == 0
     best = run / "best.safetensors"
     assert capsys.readouterr().out == f"{best}\n"
     scores = answer(
@@ -110,14 +110,14 @@ def test_training_is_resumed_and_scores_are_written(
     run, name = tmp_path / "run", tiny_zoo.weights.name
     base = ["train", name, "--data", str(fruit), "--out", str(run), "--workers", "0", "--scratch"]
     recipe = ["--set", "epochs=2", "batch_size=2", "crop=[32, 32]", "optimizer=adamw", "ema=0.9"]
-    assert cli.main([*base, *recipe]) == 0
+    assert main([*base, *recipe]) == 0
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["miou"]) >= 0 for row in rows)
-    assert cli.main([*base, *recipe]) == 1
+    assert main([*base, *recipe]) == 1
     assert "holds a run already" in capsys.readouterr().err
-    assert cli.main([*base, *recipe, "--resume"]) == 0
-    assert cli.main([*base, *recipe[:-1], "--resume"]) == 1
+    assert main([*base, *recipe, "--resume"]) == 0
+    assert main([*base, *recipe[:-1], "--resume"]) == 1
     assert "ema was 0.9, is None" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_training_is_resumed_and_scores_are_written(
 def test_changes_of_the_recipe_that_make_no_sense_are_named(
     change: str, message: str, fruit: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", SIX[0], "--data", str(fruit), "--set", change]) == 1
+    assert main(["train", SIX[0], "--data", str(fruit), "--set", change]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -156,11 +156,11 @@ def test_evaluation_equals_the_function_and_writes_each_picture(
         written = list(csv.DictReader(file))
     assert [row["image"] for row in written] == [str(path) for path, _ in rows]
     assert [float(row["mIoU"]) for row in written] == [own.miou for _, own in rows]
-    assert cli.main(["evaluate", BUILT_IN, "--data", str(streets), "--flip"]) == 0
+    assert main(["evaluate", BUILT_IN, "--data", str(streets), "--flip"]) == 0
     out = capsys.readouterr().out
     assert "Bicyclist" in out
     assert "mIoU" in out
-    assert cli.main(["evaluate", BUILT_IN, "--data", str(tmp_path)]) == 1
+    assert main(["evaluate", BUILT_IN, "--data", str(tmp_path)]) == 1
     assert "is not there; a camvid data set is expected as" in capsys.readouterr().err
 
 

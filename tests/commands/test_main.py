@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from isanet_zoo import ISANet, cli, zoo
+from isanet_zoo import ISANet, zoo
 from isanet_zoo.cache import CacheEntry
+from isanet_zoo.commands.main import main, make_parser
 from isanet_zoo.manifest import lookup
 from tests import reference
 from tests.conftest import TinyZoo
@@ -46,7 +47,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "*resnet50*", "--dataset", "voc"]) == 0
+    assert main(["list", "*resnet50*", "--dataset", "voc"]) == 0
     header, *rows = (re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines())
     assert header == [
         "name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust"
@@ -58,14 +59,14 @@ def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> Non
         (f"{own}.mmseg_512x512_40k", "mmseg", "76.20", "77.22"),
         (f"{own}.paddle_512x512_40k", "paddle", "79.69", "80.54"),
     ]
-    assert cli.main(["list", "--json"]) == 0
+    assert main(["list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     assert len(entries) == 28
     assert entries[-1]["metrics"][0]["reproduced"] is None
 
 
 def test_info_names_what_is_known_and_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "isanet_resnet101os8_cityscapes"]) == 0
+    assert main(["info", "isanet_resnet101os8_cityscapes"]) == 0
     out = capsys.readouterr().out
     assert "sha256: not known" in out
     assert "value: 80.58" in out
@@ -73,12 +74,12 @@ def test_info_names_what_is_known_and_what_is_not(capsys: pytest.CaptureFixture[
     assert "trust: unverified" in out
     assert "Apache-2.0" in out
     assert "pan.baidu.com" in out
-    assert cli.main(["info", "isanet_resnet101os8_cityscapes", "--json"]) == 0
+    assert main(["info", "isanet_resnet101os8_cityscapes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["label_set"]["official_ids"][0] == 7
 
 
 def test_unknown_name_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "isanet_resnet50_voc"]) == 1
+    assert main(["info", "isanet_resnet50_voc"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("isanet-zoo: error: no model is called 'isanet_resnet50_voc'")
@@ -88,26 +89,26 @@ def test_unknown_name_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["download"], ["predict"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert caught.value.code == 2
 
 
 def test_download_prints_paths_and_goes_on_past_failures(
     tiny: TinyZoo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["download", "nonsense", "isanet_tiny"]) == 1
+    assert main(["download", "nonsense", "isanet_tiny"]) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [str(tiny.weights.path())]
     assert "nonsense" in captured.err
     assert "isanet_tiny.pth" in captured.err  # the progress bar
-    assert cli.main(["download", "--all"]) == 0
+    assert main(["download", "--all"]) == 0
     assert capsys.readouterr().err == "isanet-zoo: isanet_tiny: pinned weights\n"  # no bar
 
 
 def test_offline_failure_says_the_ways_out(
     tiny_zoo: TinyZoo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["download", "isanet_tiny"]) == 1
+    assert main(["download", "isanet_tiny"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("isanet-zoo: error: isanet_tiny.pth is not on this machine")  # no bar
     assert "ISANET_ZOO_OFFLINE" in err
@@ -120,7 +121,7 @@ def test_photo_becomes_an_index_png_and_an_overlay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "isanet_resnet50os8_ade20k"
-    assert cli.main(["predict", str(HOME), "-m", name, "-o", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(HOME), "-m", name, "-o", str(tmp_path / "out")]) == 0
     labels, overlay = (tmp_path / "out" / f"home.{part}.png" for part in ("labels", "overlay"))
     assert capsys.readouterr().out.splitlines() == [str(labels), str(overlay)]
     ade = lookup.get_weights(name).label_set
@@ -141,7 +142,7 @@ def test_folder_run_goes_on_past_bad_files(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert cli.main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(out)]) == 1
+    assert main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(out)]) == 1
     captured = capsys.readouterr()
     expected = [out / f"{stem}.{part}.png" for stem in "abc" for part in ("labels", "overlay")]
     assert captured.out.splitlines() == [str(path) for path in expected]
@@ -171,7 +172,7 @@ def test_predict_options_reach_the_predictor(
     options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5"]
     options += ["--dtype", "bfloat16"]
     more = ["--confidence", "--batch-size", "2", "--device", "cpu", "--no-resize", "--json"]
-    assert cli.main([*arguments, *options, *more, "-o", str(tmp_path)]) == 0
+    assert main([*arguments, *options, *more, "-o", str(tmp_path)]) == 0
     assert seen == {
         "device": "cpu",
         "dtype": torch.bfloat16,
@@ -196,7 +197,7 @@ def test_results_never_lie_among_the_pictures(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(photos.iterdir())
-    assert cli.main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(photos)]) == 1
+    assert main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(photos)]) == 1
     assert "is the folder of the pictures" in capsys.readouterr().err
     assert sorted(photos.iterdir()) == before
 
@@ -206,7 +207,7 @@ def test_a_picture_that_is_named_twice_is_segmented_once(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(photos / "b.png")
-    assert cli.main(["predict", picture, picture, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 0
+    assert main(["predict", picture, picture, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -225,7 +226,7 @@ def test_finished_pictures_are_printed_before_a_later_failure(
         save(image, target)
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    assert cli.main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(tmp_path)]) == 1
+    assert main(["predict", str(photos), "-m", "isanet_tiny", "-o", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert "b.labels.png cannot be written" in captured.err
@@ -239,7 +240,7 @@ def test_results_of_equal_names_are_kept_apart(
     with Image.open(HOME) as home:
         home.resize((40, 30)).save(photos / "a.png")
     pictures = [str(photos / name) for name in ("a.jpg", "a.png")]
-    assert cli.main(["predict", *pictures, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 0
+    assert main(["predict", *pictures, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.glob("*.labels.png")} == {
         "a.jpg.labels.png",
         "a.png.labels.png",
@@ -247,14 +248,14 @@ def test_results_of_equal_names_are_kept_apart(
     (photos / "more").mkdir()
     (photos / "more" / "a.png").write_bytes((photos / "a.png").read_bytes())
     pictures.append(str(photos / "more" / "a.png"))
-    assert cli.main(["predict", *pictures, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 1
+    assert main(["predict", *pictures, "-m", "isanet_tiny", "-o", str(tmp_path)]) == 1
     assert "several pictures are called a.png" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
 def test_out_that_is_a_file_is_an_error(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(photos / "notes.txt")
-    assert cli.main(["predict", str(photos / "a.jpg"), "-m", "isanet_tiny", "-o", out]) == 1
+    assert main(["predict", str(photos / "a.jpg"), "-m", "isanet_tiny", "-o", out]) == 1
     assert "cannot be a folder" in capsys.readouterr().err
 
 
@@ -262,41 +263,41 @@ def test_convert_then_predict_with_the_file(
     tiny_zoo: TinyZoo, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = str(tmp_path / "own.safetensors")
-    assert cli.main(["convert", str(tiny_zoo.published), own, "-m", "isanet_tiny"]) == 0
+    assert main(["convert", str(tiny_zoo.published), own, "-m", "isanet_tiny"]) == 0
     assert capsys.readouterr().out == f"{own}\n"
     picture, out = str(photos / "b.png"), str(tmp_path / "o")
-    assert cli.main(["predict", picture, "-m", "isanet_tiny", "-w", own, "-o", out]) == 0
+    assert main(["predict", picture, "-m", "isanet_tiny", "-w", own, "-o", out]) == 0
 
 
 def test_verify_and_cache(tiny: TinyZoo, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["verify"]) == 0
+    assert main(["verify"]) == 0
     assert "nothing is cached" in capsys.readouterr().err
-    assert cli.main(["download", "isanet_tiny"]) == 0
-    assert cli.main(["verify", "--json"]) == 0
+    assert main(["download", "isanet_tiny"]) == 0
+    assert main(["verify", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1]) == {"isanet_tiny": None}
     model = CacheEntry.of("isanet_tiny").model
     content = bytearray(model.read_bytes())
     content[-100] ^= 1
     model.write_bytes(content)
-    assert cli.main(["verify"]) == 1
+    assert main(["verify"]) == 1
     assert "sha256" in capsys.readouterr().out
-    assert cli.main(["cache"]) == 0
+    assert main(["cache"]) == 0
     folder, row = capsys.readouterr().out.splitlines()
     assert folder == str(model.parents[1])
     assert row.split()[0] == "isanet_tiny"
-    assert cli.main(["cache", "--remove", "isanet_tiny", "../photos"]) == 1
+    assert main(["cache", "--remove", "isanet_tiny", "../photos"]) == 1
     assert not model.parent.exists()
     assert "../photos is not cached" in capsys.readouterr().err
-    assert cli.main(["cache", "--json"]) == 0
+    assert main(["cache", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == {}
 
 
 def test_env_reports_versions_and_variables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["env"]) == 0
+    assert main(["env"]) == 0
     out = capsys.readouterr().out
     assert f"torch: {torch.__version__.partition('+')[0]}" in out
     assert "ISANET_ZOO_OFFLINE: 1" in out
-    assert cli.main(["env", "--json"]) == 0
+    assert main(["env", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ISANET_ZOO_MIRROR"] == "not set"
 
 
@@ -304,7 +305,7 @@ def test_list_and_env_answer_where_torch_is_broken(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open')")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from isanet_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from isanet_zoo.commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
@@ -321,16 +322,33 @@ def test_list_and_env_answer_where_torch_is_broken(tmp_path: Path) -> None:
 def test_verbose_logs_to_stderr_and_leaves_no_handler(
     arguments: list[str], tiny: TinyZoo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*arguments, "isanet_tiny"]) == 0
+    assert main([*arguments, "isanet_tiny"]) == 0
     assert f"ssseg weights from {tiny.published}" in capsys.readouterr().err
     logger = logging.getLogger("isanet_zoo")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
 
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        (["list"], False),
+        (["predict", "a.jpg"], False),
+        (["train", "isanet_tiny", "--data", "."], False),
+        (["convert", "a.pth", "a.safetensors", "-m", "isanet_tiny"], True),
+        (["export", "isanet_tiny", "a.onnx"], True),
+    ],
+)
+def test_only_convert_and_export_are_verbose_by_default(command: list[str], default: bool) -> None:
+    parser = make_parser()
+    assert parser.parse_args(command).verbose is default
+    assert parser.parse_args(["-v", *command]).verbose is True
+    assert parser.parse_args([*command, "-v"]).verbose is True
+
+
 @pytest.mark.parametrize("command", ["list", "--help"])
 def test_answers_without_loading_anything_large(command: str) -> None:
     code = (
-        "import sys; from isanet_zoo.cli import main\n"
+        "import sys; from isanet_zoo.commands.main import main\n"
         f"try: main([{command!r}])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'timm', 'numpy', 'PIL', 'safetensors'} & sys.modules.keys()))"

@@ -26,11 +26,11 @@ from isanet_zoo import (
     ISANet,
     LabelSet,
     Preprocess,
-    cli,
     create_model,
     export_onnx,
     get_weights,
 )
+from isanet_zoo.commands.main import main
 from isanet_zoo.engines.depthwise import speed_up_depthwise
 from isanet_zoo.export import check, graph, onnx_file
 from tests import reference
@@ -370,10 +370,10 @@ def test_command(
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
     target = tmp_path / "tiny.onnx"
     options = ["--labels", "--preprocess", "--static", "97x130"]
-    assert cli.main(["export", "isanet_tiny", str(target), *options]) == 0
+    assert main(["export", "isanet_tiny", str(target), *options]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{target}\n"
     assert "1x3x97x130: the same labels in onnxruntime" in printed.err
     assert run(target, torch.zeros(1, 3, 97, 130, dtype=torch.uint8)).shape == (1, 97, 130)
-    assert cli.main(["export", "isanet_tiny", str(target), "--int8"]) == 1
+    assert main(["export", "isanet_tiny", str(target), "--int8"]) == 1
     assert "--calibrate DIR" in capsys.readouterr().err

@@ -15,8 +15,9 @@ import jsonschema
 import pytest
 import torch
 
-from isanet_zoo import cli, create_model
+from isanet_zoo import create_model
 from isanet_zoo.cache import CacheEntry
+from isanet_zoo.commands.main import main
 from isanet_zoo.errors import DownloadError, InputError, IntegrityError, ManifestError, UploadError
 from isanet_zoo.hub.mirror import mirror
 from isanet_zoo.manifest import lookup
@@ -26,7 +27,7 @@ from isanet_zoo.weights.acquire import download, verify
 from isanet_zoo.weights.pinning import pin
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TinyZoo
-from tests.hub import stand_in as stand_in
+from tests.hub import stand_in
 from tests.hub.stand_in import OWNER, Hub
 from tests.manifest.test_lookup import SCHEMA
 from tests.weights.server import Server, running
@@ -234,13 +235,13 @@ def test_command_mirrors_all_and_shows_what_it_would(
 ) -> None:
     before = pinned.manifest.read_bytes()
     command = ["mirror", REPO, "--all", "--manifest", str(pinned.manifest)]
-    assert cli.main([*command, "--dry-run"]) == 0
+    assert main([*command, "--dry-run"]) == 0
     shown = capsys.readouterr()
     assert all(f"{name}/model.safetensors" in shown.out for name in NAMES)
     assert "license: other" in shown.out
     assert hub.seen == []
     assert pinned.manifest.read_bytes() == before
-    assert cli.main(command) == 0
+    assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [get_weights(n).hub.sha256 for n in NAMES]  # type: ignore[union-attr]
-    assert cli.main(["mirror", REPO, "isanet_huge"]) == 1
+    assert main(["mirror", REPO, "isanet_huge"]) == 1

@@ -29,7 +29,7 @@ from isanet_zoo.weights.configs import read_config
 from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
-from tests.hub import stand_in as stand_in
+from tests.hub import stand_in
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 FILES = {"README.md", "config.json", "model.safetensors"}

@@ -14,7 +14,8 @@ import torch
 from huggingface_hub import HfApi, constants
 
 import isanet_zoo
-from isanet_zoo import ISANet, cli, create_model
+from isanet_zoo import ISANet, create_model
+from isanet_zoo.commands.main import main
 from isanet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -25,7 +26,7 @@ from isanet_zoo.errors import (
 )
 from isanet_zoo.hub import transfer
 from tests.conftest import TinyZoo
-from tests.hub import stand_in as stand_in
+from tests.hub import stand_in
 from tests.hub.stand_in import OWNER, STRANGER, Hub
 from tests.hub.test_saved import BUILT_IN, FILES, MEASURED, assert_same, random_model
 
@@ -107,7 +108,7 @@ def test_a_repository_made_from_another_model_is_refused(
 
 
 def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_path: Path) -> None:
-    cli.main(["push", BUILT_IN, REPO])
+    main(["push", BUILT_IN, REPO])
     model = create_model(BUILT_IN, weights=f"hf-hub:{REPO}")  # without the auxiliary head
     model.save_pretrained(tmp_path / "again")
     origin = ISANet.from_pretrained(tmp_path / "again").origin
@@ -297,7 +298,7 @@ def test_address_is_read() -> None:
 def test_push_publishes_all_of_the_built_in_model(
     hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["push", BUILT_IN, REPO]) == 0
+    assert main(["push", BUILT_IN, REPO]) == 0
     out = capsys.readouterr().out.strip()
     assert out == f"hf-hub:{REPO}@{hub.repositories[REPO].commits[-1][0]}"
     model = ISANet.from_pretrained(REPO)
@@ -314,7 +315,7 @@ def test_push_takes_a_file_of_one_s_own(
     model = random_model(aux_loss=False)
     isanet_zoo.save_model(model, file)
     arguments = ["push", tiny_zoo.weights.name, REPO, "-w", str(file), "--private"]
-    assert cli.main([*arguments, "--licence", "mit"]) == 0
+    assert main([*arguments, "--licence", "mit"]) == 0
     assert hub.repositories[REPO].private
     again = ISANet.from_pretrained(REPO)
     assert_same(model, again)
@@ -324,7 +325,7 @@ def test_push_takes_a_file_of_one_s_own(
 
 
 def test_dry_run_asks_nobody(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["push", BUILT_IN, REPO, "--dry-run"]) == 0
+    assert main(["push", BUILT_IN, REPO, "--dry-run"]) == 0
     shown = capsys.readouterr()
     assert all(name in shown.out for name in FILES)
     assert "MB  model.safetensors" in shown.out
@@ -332,7 +333,7 @@ def test_dry_run_asks_nobody(hub: Hub, capsys: pytest.CaptureFixture[str]) -> No
     assert 'from_pretrained("someone/fruits")' in shown.out
     assert "nothing was uploaded" in shown.err
     assert hub.seen == []
-    assert cli.main(["push", BUILT_IN, "fruits", "--dry-run"]) == 1
+    assert main(["push", BUILT_IN, "fruits", "--dry-run"]) == 1
     assert "is no repository of the hub" in capsys.readouterr().err
 
 

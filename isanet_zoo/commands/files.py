@@ -1,0 +1,99 @@
+"""Commands `download`, `verify`, `cache` and `convert`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from isanet_zoo.cache import CacheEntry, cache_root, entries
+from isanet_zoo.commands.arguments import add_json, add_names
+from isanet_zoo.commands.output import print_json, print_table, print_trust, run_each
+from isanet_zoo.errors import InputError
+from isanet_zoo.manifest.lookup import get_weights, list_models
+
+
+def download_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `download`."""
+    add_names(parser)
+    parser.add_argument("--force", action="store_true", help="fetch again what is cached")
+
+
+def download_run(options: argparse.Namespace) -> int:
+    """Download, check and convert weights; print their paths."""
+    from isanet_zoo.weights.acquire import download
+
+    def fetch(name: str) -> None:
+        trust = get_weights(name).trust  # before: "unverified" is a first use
+        print(download(name, force=options.force))
+        print_trust(name, trust)
+
+    return run_each(list_models() if options.all else options.names, fetch)
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    add_json(parser)
+
+
+def verify_run(options: argparse.Namespace) -> int:
+    """Check every cached file; return 1 if one differs from what was stored."""
+    from isanet_zoo.weights.acquire import verify
+
+    problems = {entry.name: verify(entry) for entry in entries()}
+    if options.json:
+        print_json(problems)
+    elif problems:
+        print_table((name, problem or "ok") for name, problem in problems.items())
+    else:
+        print(f"nothing is cached in {cache_root()}", file=sys.stderr)
+    return 1 if any(problems.values()) else 0
+
+
+def cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `cache`."""
+    parser.add_argument(
+        "--remove", nargs="+", metavar="NAME", default=[], help="delete these weights"
+    )
+    add_json(parser)
+
+
+def cache_run(options: argparse.Namespace) -> int:
+    """Print the folder and the sizes of cached weights, or delete some."""
+    if options.remove:
+        return run_each(options.remove, _remove)
+    sizes = {entry.name: entry.model.stat().st_size for entry in entries()}
+    if options.json:
+        print_json({"folder": str(cache_root()), "bytes": sizes})
+        return 0
+    print(cache_root())
+    if sizes:
+        print_table((name, f"{size / 1e6:.1f}", "MB") for name, size in sizes.items())
+    return 0
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert`."""
+    parser.add_argument("src", metavar="FILE", help="an upstream checkpoint")
+    parser.add_argument("dst", metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument(
+        "-m", "--model", required=True, metavar="NAME", help="what it was made from"
+    )
+    parser.set_defaults(verbose=True)  # say what was recognised
+    parser.add_argument("--half", action="store_true", help="store float16: half the size")
+
+
+def convert_run(options: argparse.Namespace) -> int:
+    """Convert an upstream checkpoint to safetensors; print the path."""
+    from isanet_zoo.weights.acquire import convert_checkpoint
+
+    print(convert_checkpoint(options.src, options.dst, options.model, half=options.half))
+    return 0
+
+
+def _remove(name: str) -> None:
+    """Delete one weight from the cache."""
+    entry = CacheEntry.of(name)
+    if entry not in entries():
+        raise InputError(f"{name} is not cached in {cache_root()}")
+    shutil.rmtree(entry.folder)

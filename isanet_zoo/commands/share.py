@@ -1,0 +1,96 @@
+"""Commands `push` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from isanet_zoo.commands.arguments import add_dry_run, add_weights, size
+from isanet_zoo.commands.output import print_dry, print_trust
+from isanet_zoo.errors import InputError
+
+
+def push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `push`."""
+    parser.add_argument("name", help="see `list`")
+    parser.add_argument(
+        "repo", metavar="REPO", help="a repository of the Hugging Face hub: ORG/NAME"
+    )
+    add_weights(parser)
+    parser.add_argument("--private", action="store_true", help="make a repository that is private")
+    parser.add_argument("--licence", metavar="ID", help="of the weights, such as apache-2.0")
+    add_dry_run(parser)
+
+
+def push_run(options: argparse.Namespace) -> int:
+    """Publish a model on the Hugging Face hub; print its repository and commit."""
+    from isanet_zoo.hub.saved import describe, write_folder
+    from isanet_zoo.hub.transfer import PREFIX, check_name
+    from isanet_zoo.zoo import create_model
+
+    repo = check_name(options.repo)
+    model = create_model(options.name, options.weights is None, weights=options.weights)
+    if model.load_report.unused:  # the auxiliary head, for whoever trains it further
+        model = create_model(
+            options.name, options.weights is None, weights=options.weights, aux_loss=True
+        )
+    print_trust(options.name, model.load_report.trust)
+    if options.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            config = describe(model, licence=options.licence)
+            files = write_folder(model, config, Path(folder), called=repo)
+            rows = [(f"{file.stat().st_size / 1e6:.3f}", "MB", file.name) for file in files]
+            print_dry(rows, files[0].read_text("utf-8"))
+        return 0
+    commit = model.push_to_hub(repo, private=options.private, licence=options.licence)
+    print(f"{PREFIX}{repo}@{commit}")
+    return 0
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.add_argument("name", help="see `list`")
+    parser.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
+    add_weights(parser)
+    parser.add_argument("--labels", action="store_true", help="give class ids, not logits")
+    parser.add_argument(
+        "--preprocess", action="store_true", help="take uint8 RGB, normalise inside"
+    )
+    parser.add_argument(
+        "--static", type=size, metavar="HxW", help="take one picture of this size, not any"
+    )
+    small = parser.add_mutually_exclusive_group()
+    small.add_argument("--half", action="store_true", help="compute in float16")
+    small.add_argument("--int8", action="store_true", help="quantise for CPUs; needs --calibrate")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="DIR", help="pictures for --int8, not those of a test"
+    )
+    parser.add_argument("--no-check", action="store_true", help="do not compare with the network")
+    parser.set_defaults(verbose=True)  # say what was compared
+
+
+def export_run(options: argparse.Namespace) -> int:
+    """Write a model as an ONNX file; print the path."""
+    import torch
+
+    from isanet_zoo.export.onnx_file import export_onnx
+    from isanet_zoo.zoo import create_model
+
+    if options.int8 != (options.calibrate is not None):
+        raise InputError("--int8 and --calibrate DIR go together")
+    model = create_model(options.name, options.weights is None, weights=options.weights)
+    print_trust(options.name, model.load_report.trust)
+    path = export_onnx(
+        model,
+        options.out,
+        dynamic=options.static is None,
+        size=options.static,
+        dtype=torch.float16 if options.half else torch.float32,
+        output="labels" if options.labels else "logits",
+        preprocess=options.preprocess,
+        calibrate=options.calibrate,
+        check=not options.no_check,
+    )
+    print(path)
+    return 0
