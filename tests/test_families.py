@@ -146,6 +146,7 @@ def test_a_checkpoint_of_one_s_own_is_recognised(
     model = create_model(VOC, weights=path, aux_loss=True)
     assert (model.load_report.family, model.config.num_classes) == ("mmseg", 7)
     assert model.config.head.fuse_kernel == 1
+    assert model.weights is not None
     assert model.weights.family == "mmseg"
     assert main(["convert", str(path), str(tmp_path / "own.safetensors"), "-m", VOC]) == 0
     captured = capsys.readouterr()

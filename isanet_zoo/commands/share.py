@@ -39,7 +39,7 @@ def push_run(options: argparse.Namespace) -> int:
     if options.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             config = describe(model, licence=options.licence)
-            files = write_folder(model, config, Path(folder), called=repo)
+            files = write_folder(model, config, Path(folder), name=repo)
             rows = [(f"{file.stat().st_size / 1e6:.3f}", "MB", file.name) for file in files]
             print_dry(rows, files[0].read_text("utf-8"))
         return 0

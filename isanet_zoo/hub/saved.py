@@ -1,8 +1,8 @@
-"""Save a network as a folder that describes itself, publish it, and get the same network back.
+"""Saved models: a folder, or a repository of the Hugging Face Hub, that describes itself.
 
-Nothing here knows the network: it inherits `Publishable`. A saved model is three files::
+A saved model is three files::
 
-    config.json          the network, its classes, its preprocessing, its history, and a hash
+    config.json          the network, its classes, preprocessing and history, and the tensors' hash
     model.safetensors    the tensors, and the same description for `weights=FILE`
     README.md            the model card
 """
@@ -16,10 +16,10 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isanet_zoo.cache import CacheEntry
 from isanet_zoo.errors import CheckpointError, InputError, IntegrityError, UnknownModelError
@@ -38,29 +38,18 @@ from isanet_zoo.weights.tensors import Spec, check, save_state, spec_of, state_d
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T", bound="Publishable")
-
 CONFIG, TENSORS, README = "config.json", "model.safetensors", "README.md"
 
 
-class Publishable(nn.Module):
-    """A network that can be saved, published and brought back.
-
-    Attributes:
-        config: the numbers that it was built from.
-        label_set: its classes.
-        preprocess: how pictures become input.
-        weights: the manifest's record of the weights that it started from, or None.
-        load_report: what loading did, None for fresh weights.
-        origin: the `config.json` that it was loaded with, or None.
-    """
+class Network(Protocol):
+    """The part of `ISANet` that saving and loading use."""
 
     config: NetworkConfig
     label_set: LabelSet
     preprocess: Preprocess
-    weights: Any = None
-    load_report: Any = None
-    origin: Config | None = None
+    weights: Any
+    load_report: Any
+    origin: Any
 
     @classmethod
     def from_config(
@@ -71,147 +60,104 @@ class Publishable(nn.Module):
         label_set: LabelSet | None = None,
         preprocess: Preprocess | None = None,
     ) -> T:
-        """Build the network that a record describes, with fresh parameters."""
-        raise NotImplementedError
+        """Build the network that a record describes, with newly initialised parameters."""
 
-    @classmethod
-    def from_pretrained(
-        cls: type[T],
-        source: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        progress: bool = True,
-    ) -> T:
-        """Bring back a network that was saved or published, exactly, in `eval()` mode.
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the tensors by key."""
 
-        Only `config.json` and `model.safetensors` are read; neither can hold code.
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, assign: bool = False) -> object:
+        """Load tensors; every key must match."""
 
-        Args:
-            source: a folder, or a repository on the Hugging Face hub: ``"org/repo"``, or, if there
-                is a folder of that name, ``"hf-hub:org/repo"``.
-            revision: a branch, tag or commit of the repository; its main branch if None.
-            token: for a private repository; the one that is stored on this machine if None.
-            progress: show bars on stderr while bytes arrive.
+    def eval(self) -> object:
+        """Set evaluation mode."""
 
-        Returns:
-            The network, with its classes, its preprocessing, and its auxiliary head if it had one.
+    def float(self) -> object:
+        """Convert all parameters to float32."""
 
-        Raises:
-            InputError: there is no such folder, and it can be no repository either.
-            DownloadError: the hub does not have it, does not give it, or cannot be reached.
-            CheckpointError: a file or field is missing or wrong, or the tensors are not the
-                network's.
-            IntegrityError: the tensors are not those that the config belongs to.
-        """
-        folder, called, trust = _find(source, revision, token, progress)
-        config = read_config(folder / CONFIG, f"{called}: {CONFIG}")
-        tensors = f"{called}: {TENSORS}"
-        state = read_safetensors(folder / TENSORS, tensors)
-        model = _skeleton(cls, config, f"{called}: {CONFIG}")
-        check(widen(state), _structure(model), tensors)
-        if (digest := state_digest(state)) != config.state_digest:
-            raise IntegrityError(
-                f"{tensors} is damaged, or belongs to another {CONFIG}: its tensors have digest "
-                f"{digest}, the config says {config.state_digest}"
-            )
-        model.load_state_dict(widen(state), assign=True)
-        model.origin = config
-        model.weights = _record(config)
-        model.load_report = LoadReport(folder / TENSORS, trust)
-        logger.info("%s: %s", called, model.load_report)
-        return model.eval()
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        dataset: str = "",
-        recipe: Recipe | None = None,
-        metrics: Iterable[Metric] = (),
-        licence: str | None = None,
-    ) -> Path:
-        """Write the network into a folder that `from_pretrained` brings back.
+T = TypeVar("T", bound=Network)
 
-        Its `model.safetensors` also works alone, as ``create_model(name, weights=FILE)``.
 
-        Args:
-            folder: it is made if need be. Files of an earlier save in it are replaced, each once
-                the new one is whole.
-            dataset: what the network was trained on.
-            recipe: how.
-            metrics: what was measured. Published weights that were not trained further bring their
-                own data set, recipe and metrics.
-            licence: of the weights, as the Hugging Face hub abbreviates it (``"apache-2.0"``); that
-                of the published weights it started from if None.
+def from_pretrained(
+    cls: type[T],
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: bool = True,
+) -> T:
+    """Load a network of class `cls`; see `ISANet.from_pretrained`."""
+    folder, name, trust = _find(source, revision, token, progress)
+    config = read_config(folder / CONFIG, f"{name}: {CONFIG}")
+    tensors = f"{name}: {TENSORS}"
+    state = read_safetensors(folder / TENSORS, tensors)
+    model = _skeleton(cls, config, f"{name}: {CONFIG}")
+    check(widen(state), _structure(model), tensors)
+    if (digest := state_digest(state)) != config.state_digest:
+        raise IntegrityError(
+            f"{tensors} is damaged, or belongs to another {CONFIG}: its tensors have digest "
+            f"{digest}, the config states {config.state_digest}"
+        )
+    model.load_state_dict(widen(state), assign=True)
+    model.origin = config
+    model.weights = _record(config)
+    model.load_report = LoadReport(folder / TENSORS, trust)
+    logger.info("%s: %s", name, model.load_report)
+    model.eval()
+    return model
 
-        Returns:
-            The folder.
 
-        Raises:
-            InputError: the folder cannot be written.
-            CheckpointError: the network could not be brought back: a part of it was exchanged, or a
-                parameter is not finite.
-        """
-        target = Path(folder)
-        config = describe(self, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence)
-        write_folder(self, config, target, called=target.resolve().name)
-        return target
+def save_pretrained(
+    model: Network,
+    folder: str | os.PathLike[str],
+    *,
+    dataset: str = "",
+    recipe: Recipe | None = None,
+    metrics: Iterable[Metric] = (),
+    licence: str | None = None,
+) -> Path:
+    """Write a network into a folder; see `ISANet.save_pretrained`."""
+    target = Path(folder)
+    config = describe(model, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence)
+    write_folder(model, config, target, name=target.resolve().name)
+    return target
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str = "Upload an ISANet",
-        dataset: str = "",
-        recipe: Recipe | None = None,
-        metrics: Iterable[Metric] = (),
-        licence: str | None = None,
-    ) -> str:
-        """Publish the network on the Hugging Face hub, in one commit.
 
-        Args:
-            repo: the repository, ``"org/repo"``; it is made if need be.
-            private: make it so that only its owners see it.
-            token: of somebody who may write there; the one that is stored on this machine if None.
-            commit_message: what the commit says.
-            dataset: what the network was trained on.
-            recipe: how.
-            metrics: what was measured.
-            licence: of the weights; for these four see `save_pretrained`.
-
-        Returns:
-            The commit, which `from_pretrained` takes as `revision`.
-
-        Raises:
-            InputError: that can be no repository.
-            UploadError: the hub refused, or cannot be reached.
-            CheckpointError: the network could not be brought back, see `save_pretrained`.
-        """
-        transfer.check_name(repo)
-        config = describe(self, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence)
-        with tempfile.TemporaryDirectory() as folder:
-            files = write_folder(self, config, Path(folder), called=repo)
-            return transfer.upload(
-                repo,
-                {file.name: file for file in files},
-                message=commit_message,
-                private=private,
-                token=token,
-            )
+def push_to_hub(
+    model: Network,
+    repo: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload an ISANet",
+    dataset: str = "",
+    recipe: Recipe | None = None,
+    metrics: Iterable[Metric] = (),
+    licence: str | None = None,
+) -> str:
+    """Publish a network on the Hugging Face Hub; see `ISANet.push_to_hub`."""
+    transfer.check_name(repo)
+    config = describe(model, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_folder(model, config, Path(folder), name=repo)
+        return transfer.upload(
+            repo,
+            {file.name: file for file in files},
+            message=commit_message,
+            private=private,
+            token=token,
+        )
 
 
 def describe(
-    model: Publishable,
+    model: Network,
     *,
     dataset: str = "",
     recipe: Recipe | None = None,
     metrics: Iterable[Metric] = (),
     licence: str | None = None,
 ) -> Config:
-    """Return what a network's `config.json` will say; see `Publishable.save_pretrained`.
+    """Return what a network's `config.json` will say; see `ISANet.save_pretrained`.
 
     Raises:
         CheckpointError: the network could not be brought back.
@@ -248,7 +194,7 @@ def describe(
 
 
 def write_folder(
-    model: Publishable, config: Config, folder: Path, *, called: str
+    model: Network, config: Config, folder: Path, *, name: str
 ) -> tuple[Path, Path, Path]:
     """Write a network's three files, each under another name until all are whole.
 
@@ -259,7 +205,7 @@ def write_folder(
         model: the network.
         config: its description, as `describe` gives it.
         folder: it is made if need be.
-        called: what the model card calls the model.
+        name: the model's name in the model card.
 
     Returns:
         The files.
@@ -274,7 +220,7 @@ def write_folder(
             parts = [
                 stack.enter_context(temporary_file(folder, target.suffix)) for target in targets
             ]
-            parts[0].write_text(card.write(config, called), "utf-8")
+            parts[0].write_text(card.write(config, name), "utf-8")
             save_state(model.state_dict(), parts[1], card=config.card().text())
             parts[2].write_text(config.text(), "utf-8")
             for part, target in zip(parts, targets, strict=True):
@@ -322,10 +268,11 @@ def _skeleton(cls: type[T], config: Config, called: str) -> T:
             )
     except InputError as error:
         raise CheckpointError(f"{called}: {error}") from error
-    return model.float()  # whatever torch's default type is at the moment
+    model.float()  # torch's default type may be another
+    return model
 
 
-def _structure(model: nn.Module) -> dict[str, Spec]:
+def _structure(model: Network) -> dict[str, Spec]:
     return {key: spec_of(tensor) for key, tensor in model.state_dict().items()}
 
 
@@ -337,7 +284,7 @@ def _record(config: Config) -> Weights | None:
     return None
 
 
-def _recorded(model: Publishable, state: Mapping[str, Tensor]) -> Card | Weights | Config | None:
+def _recorded(model: Network, state: Mapping[str, Tensor]) -> Card | Weights | Config | None:
     """Return what is recorded of exactly these tensors; None if they were not loaded, or changed.
 
     A recipe and measurements belong to the tensors that they were made with, not to others that
@@ -362,10 +309,10 @@ def _are_in(path: Path, state: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _provenance(model: Publishable, *, unchanged: bool) -> Provenance | None:
+def _provenance(model: Network, *, unchanged: bool) -> Provenance | None:
     """Say where a network's weights come from; `unchanged` since they were loaded, or not."""
     if model.origin:
-        known = model.origin.provenance
+        known: Provenance | None = model.origin.provenance
         return known and dataclasses.replace(known, unchanged=known.unchanged and unchanged)
     weights: Weights | None = model.weights
     if weights is None:

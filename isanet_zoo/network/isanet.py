@@ -5,20 +5,23 @@ Letters in shapes: B batch, C channels, K classes, H W image, h w feature map (1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.hub.saved import Publishable
 from isanet_zoo.manifest.config import HeadConfig, NetworkConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Metric, Weights
 from isanet_zoo.network import backbones
-from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention
+from isanet_zoo.network.head import AuxiliaryHead, ISAHead
 from isanet_zoo.network.resize import resize
+
+T = TypeVar("T", bound="ISANet")
 
 
 class ISANetOutput(NamedTuple):
@@ -28,62 +31,7 @@ class ISANetOutput(NamedTuple):
     aux: Tensor  # (B, K, H, W)
 
 
-class ISAHead(nn.Module):
-    """Reduce the encoder's last map, attend, fuse with what was attended to, classify."""
-
-    def __init__(self, in_channels: int, num_classes: int, config: HeadConfig) -> None:
-        super().__init__()
-        channels, activation = config.channels, config.activation
-        self.reduce = ConvNormAct(in_channels, channels, kernel=3, activation=activation)
-        self.attention = InterlacedAttention(
-            channels,
-            config.key_channels,
-            partition=config.partition,
-            value_bias=config.value_bias,
-            activation=activation,
-        )
-        self.fuse = ConvNormAct(
-            2 * channels, channels, kernel=config.fuse_kernel, activation=activation
-        )
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        self.grad_checkpointing = False
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in_channels, h, w) to logits (B, K, h, w)."""
-        return self.classify(self.reduce(features))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Map reduced features (B, C, h, w) to logits (B, K, h, w)."""
-        if self.grad_checkpointing and self.training:
-            context = checkpoint(self.attention, features, use_reentrant=False)
-        else:
-            context = self.attention(features)  # (B, C, h, w)
-        both = torch.cat([context, features], dim=1)  # (B, 2C, h, w)
-        del context, features
-        fused = self.fuse(both)  # (B, C, h, w)
-        logits: Tensor = self.classifier(self.dropout(fused))
-        return logits
-
-
-class AuxiliaryHead(nn.Module):
-    """A small classifier on the encoder's next-to-last map; it only helps training."""
-
-    def __init__(self, in_channels: int, num_classes: int, config: HeadConfig) -> None:
-        super().__init__()
-        self.reduce = ConvNormAct(
-            in_channels, config.aux_channels, kernel=3, activation=config.activation
-        )
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = nn.Conv2d(config.aux_channels, num_classes, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in_channels, h, w) to logits (B, K, h, w)."""
-        logits: Tensor = self.classifier(self.dropout(self.reduce(features)))
-        return logits
-
-
-class ISANet(Publishable):
+class ISANet(nn.Module):
     """ISANet over any timm encoder.
 
     Args:
@@ -135,6 +83,9 @@ class ISANet(Publishable):
                 f"{num_classes}; give one that fits, or none"
             )
         self.label_set = label_set
+        self.weights: Weights | None = None
+        self.load_report: Any = None
+        self.origin: Any = None
         self.preprocess = preprocess or Preprocess()
         self.backbone = backbones.create_backbone(
             backbone, in_chans=in_chans, pretrained=pretrained_backbone
@@ -147,14 +98,14 @@ class ISANet(Publishable):
 
     @classmethod
     def from_config(
-        cls,
+        cls: type[T],
         config: NetworkConfig,
         *,
         aux_loss: bool = False,
         label_set: LabelSet | None = None,
         preprocess: Preprocess | None = None,
-    ) -> ISANet:
-        """Build the network that a record describes, with fresh parameters."""
+    ) -> T:
+        """Build the network that a record describes, with newly initialised parameters."""
         return cls(
             config.backbone,
             config.num_classes,
@@ -163,6 +114,123 @@ class ISANet(Publishable):
             head=config.head,
             label_set=label_set,
             preprocess=preprocess,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        progress: bool = True,
+    ) -> T:
+        """Load a network that was saved or published, in `eval()` mode.
+
+        Only `config.json` and `model.safetensors` are read; neither can hold code.
+
+        Args:
+            source: a folder, or a repository on the Hugging Face Hub: ``"org/repo"``, or, if there
+                is a folder of that name, ``"hf-hub:org/repo"``.
+            revision: a branch, tag or commit of the repository; its main branch if None.
+            token: for a private repository; the one that is stored on this machine if None.
+            progress: show progress bars on stderr.
+
+        Returns:
+            The network, with its classes, its preprocessing, and its auxiliary head if it had one.
+
+        Raises:
+            InputError: there is no such folder, and `source` is no repository name either.
+            DownloadError: the Hub has no such repository, refuses access or cannot be reached.
+            CheckpointError: a file or field is missing or wrong, or the tensors are not the
+                network's.
+            IntegrityError: the tensors are not those that the config was written for.
+        """
+        from isanet_zoo.hub import saved
+
+        return saved.from_pretrained(cls, source, revision=revision, token=token, progress=progress)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dataset: str = "",
+        recipe: Recipe | None = None,
+        metrics: Iterable[Metric] = (),
+        licence: str | None = None,
+    ) -> Path:
+        """Write the network into a folder that `from_pretrained` loads.
+
+        Its `model.safetensors` also works alone, as ``create_model(name, weights=FILE)``.
+
+        Args:
+            folder: created if it does not exist. Files of an earlier save in it are replaced, each
+                once the new one is complete.
+            dataset: the data set that the network was trained on.
+            recipe: the hyper-parameters of that training.
+            metrics: measured figures. For published weights that were not trained further, data
+                set, recipe and metrics default to the published ones.
+            licence: of the weights, as the Hugging Face Hub abbreviates it (``"apache-2.0"``); that
+                of the published weights it started from if None.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: the folder cannot be written.
+            CheckpointError: the network could not be loaded again: a part of it was exchanged, or
+                a parameter is not finite.
+        """
+        from isanet_zoo.hub import saved
+
+        return saved.save_pretrained(
+            self, folder, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence
+        )
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload an ISANet",
+        dataset: str = "",
+        recipe: Recipe | None = None,
+        metrics: Iterable[Metric] = (),
+        licence: str | None = None,
+    ) -> str:
+        """Publish the network on the Hugging Face Hub, in one commit.
+
+        Args:
+            repo: the repository, ``"org/repo"``; created if it does not exist.
+            private: create it so that only its owners see it.
+            token: with write access; the one that is stored on this machine if None.
+            commit_message: title of the commit.
+            dataset: see `save_pretrained`, as for the next three.
+            recipe: the hyper-parameters of training.
+            metrics: measured figures.
+            licence: of the weights.
+
+        Returns:
+            The commit, which `from_pretrained` takes as `revision`.
+
+        Raises:
+            InputError: `repo` is no repository name.
+            UploadError: the Hub refused the upload or cannot be reached.
+            CheckpointError: the network could not be loaded again, see `save_pretrained`.
+        """
+        from isanet_zoo.hub import saved
+
+        return saved.push_to_hub(
+            self,
+            repo,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            dataset=dataset,
+            recipe=recipe,
+            metrics=metrics,
+            licence=licence,
         )
 
     @property

@@ -343,7 +343,7 @@ def test_damaged_and_exchanged_tensors_are_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-2] ^= 1  # of a number
     path.write_bytes(content)
-    with pytest.raises(IntegrityError, match="the config says"):
+    with pytest.raises(IntegrityError, match="the config states"):
         ISANet.from_pretrained(tmp_path / "1")
 
 
