@@ -62,12 +62,10 @@ if TYPE_CHECKING:
     from isanet_zoo.manifest.recipe import Recipe as Recipe
     from isanet_zoo.manifest.weights import Weights as Weights
     from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
-    from isanet_zoo.weights.acquire import (
-        convert_checkpoint as convert_checkpoint,
-        download as download,
-    )
+    from isanet_zoo.weights.acquire import download as download
     from isanet_zoo.weights.cards import save_model as save_model
-    from isanet_zoo.weights.reports import LoadReport as LoadReport
+    from isanet_zoo.weights.checkpoints import LoadReport as LoadReport
+    from isanet_zoo.weights.convert import convert_checkpoint as convert_checkpoint
     from isanet_zoo.zoo import (
         Predictor as Predictor,
         create_model as create_model,
@@ -112,9 +110,10 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "manifest.recipe": ("Recipe",),
     "manifest.weights": ("Weights",),
     "network.isanet": ("ISANet", "ISANetOutput"),
-    "weights.acquire": ("convert_checkpoint", "download"),
+    "weights.acquire": ("download",),
     "weights.cards": ("save_model",),
-    "weights.reports": ("LoadReport",),
+    "weights.checkpoints": ("LoadReport",),
+    "weights.convert": ("convert_checkpoint",),
     "zoo": ("Predictor", "create_model", "predict"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

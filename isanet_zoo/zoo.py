@@ -23,11 +23,11 @@ from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.acquire import download, load_own
+from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.cards import Card
-from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
+from isanet_zoo.weights.checkpoints import Checkpoint, LoadReport, load_checkpoint
+from isanet_zoo.weights.convert import load_own
 from isanet_zoo.weights.layouts import ZOO
-from isanet_zoo.weights.reports import LoadReport
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from isanet_zoo.errors import CheckpointError, DownloadError
 from isanet_zoo.imaging.preprocess import Transforms
 from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.acquire import convert_checkpoint, download
+from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
+from isanet_zoo.weights.convert import convert_checkpoint
 from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 

@@ -85,7 +85,7 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert_run(options: argparse.Namespace) -> int:
     """Convert an upstream checkpoint to safetensors; print the path."""
-    from isanet_zoo.weights.acquire import convert_checkpoint
+    from isanet_zoo.weights.convert import convert_checkpoint
 
     print(convert_checkpoint(options.src, options.dst, options.model, half=options.half))
     return 0

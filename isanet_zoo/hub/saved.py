@@ -31,9 +31,9 @@ from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Metric, Weights
 from isanet_zoo.weights.cards import Card, read_card
+from isanet_zoo.weights.checkpoints import LoadReport
 from isanet_zoo.weights.configs import Config, Provenance, read_config
 from isanet_zoo.weights.containers import read_safetensors
-from isanet_zoo.weights.reports import LoadReport
 from isanet_zoo.weights.tensors import Spec, check, save_state, spec_of, state_digest, widen
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,35 @@ class Checkpoint(NamedTuple):
     state: State
     network: NetworkConfig
     layout: Layout
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading weights into a network did.
+
+    Attributes:
+        source: the file that was read.
+        family: whose names the file's tensors have; ``"zoo"`` for this library's.
+        trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md); or ``"local"``
+            for a file or folder, and ``"hub"`` for a repository, that the user named.
+        fresh: parameters that the file could not give, so that they start from scratch.
+        adapted: parameters that were changed to fit other input channels.
+        unused: tensors of the file that this network has no place for (the auxiliary head's).
+    """
+
+    source: Path
+    trust: str
+    family: str = "zoo"
+    fresh: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        notes = [f"{self.source} ({self.trust}, {self.family})"]
+        for word in ("fresh", "adapted", "unused"):
+            if keys := getattr(self, word):
+                notes.append(f"{word}: {', '.join(keys)}")
+        return "; ".join(notes)
 
 
 def load_checkpoint(

@@ -17,9 +17,9 @@ from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.acquire import convert_checkpoint
 from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
+from isanet_zoo.weights.convert import convert_checkpoint
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TINY_NETWORK, TinyZoo
 
