@@ -16,18 +16,15 @@ import contextlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from isanet_zoo import records
 from isanet_zoo.errors import ManifestError
-from isanet_zoo.files import hash_file, replace, temporary_file
+from isanet_zoo.files import hash_file, remove_leftovers, replace, temporary_file
 
 logger = logging.getLogger(__name__)
-
-LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file belongs to no running process
 
 
 @dataclass(frozen=True)
@@ -148,11 +145,7 @@ class CacheEntry:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(self.folder / ".lock"):
-            for leftover in self.folder.glob(".*.part"):
-                # Where the lock does not work, somebody may still be writing it, or just be done.
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
-                        leftover.unlink()
+            remove_leftovers(self.folder)
             yield
 
 

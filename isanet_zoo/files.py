@@ -7,14 +7,18 @@ import errno
 import hashlib
 import os
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from isanet_zoo.errors import InputError
+from isanet_zoo.errors import InputError, printable
 
 HEAD = 512  # bytes that tell a checkpoint from a web page
+PART_PREFIX = ".isanet_zoo-"  # of the names of temporary files
+LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file belongs to no running process
+LONGEST_SUFFIX = 16  # of a temporary file; a longer one could exceed the limit for names
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -26,13 +30,23 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
+        _check_regular(Path(path).stat(), path)  # before: opening a device may have an effect
         descriptor = os.open(path, flags)  # a FIFO without a writer would block otherwise
-    except ValueError as error:  # an embedded null byte
-        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    except ValueError as error:  # a null byte, or characters that no file name has
+        raise OSError(errno.EINVAL, "not a file name", os.fspath(path)) from error
+    try:
+        _check_regular(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return os.fdopen(descriptor, "rb")
+        raise
+
+
+def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
@@ -44,7 +58,7 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from error
+        raise InputError(f"{printable(path, 1000)}: {error}") from error
 
 
 def check_target(
@@ -55,24 +69,38 @@ def check_target(
     Args:
         path: the file to write. It is not created.
         is_ours: return True for a file that isanet_zoo wrote, which may be replaced.
-        force: replace any file.
+        force: replace any regular file.
 
     Raises:
-        InputError: the folder is missing or not writable, `path` is a folder, or another file with
-            this name exists.
+        InputError: the folder is missing or not writable, `path` is a folder or device, its name is
+            too long, or another file with this name exists.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise InputError(f"{path} cannot be written: {folder} is not a folder")
-    if path.is_dir():
-        raise InputError(f"{path} cannot be written: it is a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: no permission to write to {folder}")
+    name = printable(path, 1000)
+    if obstacle := _obstacle(path):
+        raise InputError(f"{name} cannot be written: {obstacle}")
     if os.path.lexists(path) and not force and not (is_ours and is_ours(path)):
         raise InputError(
-            f"{path} exists and was not written by isanet_zoo; use another name, or force to "
-            "replace it"
+            f"{name} exists and was not written by isanet_zoo; choose another name, or replace it "
+            "with --force (in Python: force=True)"
         )
+
+
+def _obstacle(path: Path) -> str | None:
+    """Return what prevents a file from being written, or None."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            return "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        return getattr(error, "strerror", None) or str(error)
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{printable(folder, 1000)} is not a folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write to {printable(folder, 1000)}"
+    return None
 
 
 @contextlib.contextmanager
@@ -81,7 +109,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     If the block raises, `path` stays as it was and the temporary file is deleted.
     """
-    with temporary_file(path.parent, path.suffix) as temporary:
+    suffix = path.suffix if len(path.suffix) <= LONGEST_SUFFIX else ""
+    with temporary_file(path.parent, suffix) as temporary:
         yield temporary
         replace(temporary, path)
 
@@ -89,7 +118,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
     """Create a temporary file in `folder`; it is deleted on exit unless renamed."""
-    path = folder / f".{uuid.uuid4().hex}{suffix}.part"
+    path = folder / f"{PART_PREFIX}{uuid.uuid4().hex}{suffix}.part"
     path.touch(exist_ok=False)  # not `mkstemp`, whose files only their owner may read
     try:
         yield path
@@ -97,9 +126,20 @@ def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete old temporary files of killed processes; no other file is touched.
+
+    Files younger than `LEFTOVER_AGE` may still be in use by a running process.
+    """
+    for leftover in folder.glob(f"{PART_PREFIX}*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.lstat().st_mtime > LEFTOVER_AGE:
+                leftover.unlink()
+
+
 def replace(temporary: Path, final: Path) -> None:
     """Sync `temporary` to disk, then rename it to `final`."""
-    with temporary.open("rb") as file:
+    with temporary.open("r+b") as file:  # Windows syncs only files that are open for writing
         os.fsync(file.fileno())
     temporary.replace(final)
 

@@ -195,39 +195,14 @@ def test_one_at_a_time_fills_an_entry(entry: CacheEntry) -> None:
     assert most == 1
 
 
-def test_only_old_leftovers_of_killed_processes_are_cleared_away(entry: CacheEntry) -> None:
-    old, fresh = entry.folder / ".1.download.part", entry.folder / ".2.download.part"
-    for leftover in (old, fresh):
-        leftover.touch()
-    long_ago = time.time() - cache.LEFTOVER_AGE - 60
+def test_lock_removes_old_leftovers(entry: CacheEntry) -> None:
+    with files.temporary_file(entry.folder, ".download") as path:
+        old = path
+    old.touch()
+    long_ago = time.time() - files.LEFTOVER_AGE - 60
     os.utime(old, (long_ago, long_ago))
     with entry.lock():
         assert not old.exists()
-        assert fresh.exists()
-
-
-def test_a_temporary_file_goes_away_whatever_happens(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with files.temporary_file(tmp_path, ".x") as path:
-            assert list(tmp_path.iterdir()) == [path]
-            stop(path)
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_bytes_are_on_the_disk_before_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    final = tmp_path / "final"
-    existed = []
-    monkeypatch.setattr(os, "fsync", lambda _: existed.append(final.exists()))
-    with files.temporary_file(tmp_path, ".x") as temporary:
-        temporary.write_bytes(CONTENT)
-        files.replace(temporary, final)
-    assert existed == [False]
-    assert final.read_bytes() == CONTENT
 
 
 def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:

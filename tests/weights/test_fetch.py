@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from isanet_zoo import files
 from isanet_zoo.errors import (
     CheckpointError,
     DownloadError,
@@ -459,10 +458,3 @@ def test_mirrors_are_folders_and_urls(
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", mirror)
     assert fetch.mirrored("a b.pth") == expected
-
-
-@pytest.mark.parametrize(
-    "head", [b"PK\x03\x04", b"\x80\x02}q\x00", b"\x80\x02\x8a\nl\xfc", b'\x08\0\0\0\0\0\0\0{"a"']
-)
-def test_checkpoints_are_not_foreign(head: bytes) -> None:
-    assert files.foreign_content(head) is None
