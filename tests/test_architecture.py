@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"imaging", "manifest", "network", "weights"},
     "commands": {
         "cache",
+        "engines",
         "export",
         "hub",
         "imaging",

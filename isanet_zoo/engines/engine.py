@@ -1,0 +1,152 @@
+"""The interface of all engines, their table, and the choice of a device.
+
+An engine computes logits from prepared images. Everything before (reading, resizing) and after
+(upsampling, labels, tiles, scales) is common to all engines.
+
+Letters in shapes: B batch, K classes, h w image.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from isanet_zoo.engines.torch_engine import TorchEngine
+from isanet_zoo.errors import InputError
+from isanet_zoo.manifest.config import Preprocess, ResizeRule
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.network.isanet import ISANet
+
+Device: TypeAlias = str | int | torch.device
+DType: TypeAlias = torch.dtype | Literal["auto"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ENGINES = {"torch": TorchEngine}
+
+
+class Engine(Protocol):
+    """A network that is ready for inference. It may be called from several threads.
+
+    Attributes:
+        name: key in `ENGINES`.
+        device: where it computes; images may be on any device.
+        dtype: type of the arithmetic.
+        label_set: the classes.
+        preprocess: how images are prepared.
+        resize: the rule for resizing the logits to the size of the image.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def label_set(self) -> LabelSet: ...
+    @property
+    def preprocess(self) -> Preprocess: ...
+    @property
+    def resize(self) -> ResizeRule: ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, 3, h, w) float32 to logits (B, K, h/8, w/8) float32."""
+
+
+def create_engine(
+    network: ISANet,
+    *,
+    device: Device | None = None,
+    dtype: DType | None = None,
+    compile: bool = False,  # noqa: A002 - torch's word
+    name: str = "torch",
+) -> Engine:
+    """Return an engine that computes with a copy of a network.
+
+    Args:
+        network: the network; it is not changed.
+        device: where to compute; the network's device if None.
+        dtype: type of the arithmetic; float32 if None, ``"auto"`` for bfloat16 where the device
+            supports it natively. Logits are float32 either way.
+        compile: pass the network to `torch.compile`; slow to start.
+        name: the engine; `ENGINES` lists them.
+
+    Raises:
+        InputError: the device is not available, or the engine or `dtype` is unknown.
+    """
+    if name not in ENGINES:
+        raise InputError(f"engine is {name!r}; choose one of {', '.join(ENGINES)}")
+    chosen = resolve_device(device, next(network.parameters()).device)
+    return ENGINES[name](network, chosen, resolve_dtype(dtype, chosen), compile=compile)
+
+
+def best_device() -> torch.device:
+    """Return the best device of this machine: CUDA, then MPS, then the CPU."""
+    return torch.device(available_devices()[0])
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices of this machine, the best one first."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def resolve_device(device: Device | None, default: Device) -> torch.device:
+    """Return a device that this machine has, with its index where it has one.
+
+    Args:
+        device: a `torch.device`, a name such as ``"cuda:0"``, or the index of a CUDA device.
+        default: used if `device` is None.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    wanted = default if device is None else device
+    try:
+        if not isinstance(wanted, (str, torch.device)):
+            wanted = f"cuda:{operator.index(wanted)}"
+        # A tensor's device has an index: "cuda" may be requested, and "cuda:1" be current.
+        found = torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise _unavailable(device, default) from error
+    if isinstance(device, bool) or found.type == "meta":
+        raise _unavailable(device, default)
+    return found
+
+
+def _unavailable(device: object, default: object) -> InputError:
+    shown = repr(str(device if device is not None else default))
+    return InputError(
+        f"device {shown} is not available; torch {torch.__version__} can compute on "
+        f"{', '.join(available_devices())} of this machine"
+    )
+
+
+def resolve_dtype(dtype: DType | None, device: torch.device) -> torch.dtype:
+    """Return the type of the arithmetic on a device, see `create_engine`.
+
+    Raises:
+        InputError: the type is not supported.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+    if dtype is None:
+        return torch.float32
+    if dtype not in DTYPES:
+        choices = ", ".join(map(str, DTYPES))
+        raise InputError(f"dtype is {dtype!r}; choose one of {choices}, or 'auto'")
+    return dtype
+
+
+def _has_native_bfloat16(device: torch.device) -> bool:
+    """Return True if a device supports bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public API for CPU instruction sets.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)

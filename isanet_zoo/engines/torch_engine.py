@@ -1,0 +1,78 @@
+"""The engine that computes with torch, on CUDA, MPS and the CPU.
+
+Letters in shapes: B batch, K classes, h w image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from isanet_zoo.engines.cuda_graphs import GraphedForward
+from isanet_zoo.engines.depthwise import speed_up_depthwise
+from isanet_zoo.engines.folding import fold
+from isanet_zoo.network.isanet import ISANet
+
+
+class TorchEngine:
+    """A folded copy of a network, see `isanet_zoo.engines.folding`.
+
+    Args:
+        network: the network; it is not changed.
+        device: where to compute.
+        dtype: type of the arithmetic.
+        compile: pass the copy to `torch.compile`.
+
+    Attributes:
+        name: ``"torch"``.
+        device: where it computes; images may be on any device.
+        dtype: type of the arithmetic.
+        label_set: the network's classes.
+        preprocess: how images are prepared for the network.
+        resize: the rule for resizing the logits to the size of the image.
+        network: the folded copy.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        network: ISANet,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compile: bool = False,  # noqa: A002 - torch's word
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.label_set = network.label_set
+        self.preprocess = network.preprocess
+        self.resize = network.config.head.resize
+        self.network = _prepare(network, device, dtype)
+        self._forward: Callable[[Tensor], Tensor] = self.network.forward_logits
+        if compile:
+            self._forward = torch.compile(self._forward)
+        elif device.type == "cuda":
+            self._forward = GraphedForward(self._forward)
+        elif device.type == "cpu":
+            speed_up_depthwise(self.network)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, 3, h, w) float32 to logits (B, K, h/8, w/8) float32."""
+        images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._forward(images)
+
+
+def _prepare(network: ISANet, device: torch.device, dtype: torch.dtype) -> ISANet:
+    """Return a folded copy of a network in its fastest memory format."""
+    folded = copy.deepcopy(network).eval()
+    folded.aux_head = None
+    folded.to(device, torch.float32)
+    with torch.autocast(device.type, enabled=False):
+        fold(folded, dtype)
+    return folded.to(memory_format=torch.channels_last)

@@ -1,0 +1,108 @@
+"""Tests of the choice of an engine, a device and a type."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from isanet_zoo.engines import engine
+from isanet_zoo.engines.engine import best_device, create_engine, resolve_device, resolve_dtype
+from isanet_zoo.errors import InputError
+from tests.engines.test_folding import make_network, relative
+
+CPU = torch.device("cpu")
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+
+
+@pytest.mark.parametrize("device", ["cpu", CPU])
+def test_resolve_device_accepts_names_and_devices(device: Any) -> None:
+    assert resolve_device(device, "meta") == CPU
+    assert resolve_device(None, device) == CPU
+
+
+@pytest.mark.parametrize(
+    "device", ["gpu", "meta", "xla", "hpu", "", "cuda:4096", 4096, -1, True, False, 0.0, [], "\x1b"]
+)
+def test_resolve_device_without_such_a_device_lists_the_available_ones(device: Any) -> None:
+    with pytest.raises(InputError, match=r"is not available; torch .* can compute on .*cpu") as one:
+        resolve_device(device, CPU)
+    assert "\n" not in str(one.value)
+
+
+@no_cuda
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", 0, np.int64(0), torch.device("cuda", 0), 7])
+def test_resolve_device_never_replaces_cuda_by_the_cpu(device: Any) -> None:
+    with pytest.raises(InputError, match=r"is not available; torch .* can compute on cpu"):
+        resolve_device(device, CPU)
+
+
+def test_resolve_device_with_an_index_requests_that_cuda_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requested = []
+
+    def empty(size: int, *, device: Any) -> torch.Tensor:
+        requested.append(torch.device(device))
+        return torch.zeros(size)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    resolve_device(0, CPU)
+    resolve_device(3, CPU)
+    assert requested == [torch.device("cuda", 0), torch.device("cuda", 3)]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")]
+)
+def test_best_device_prefers_cuda_then_mps(
+    cuda: int, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert best_device() == torch.device(expected)
+
+
+def test_resolve_dtype_defaults_to_float32_and_detects_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert resolve_dtype(None, CPU) == torch.float32
+    assert resolve_dtype(torch.float16, CPU) == torch.float16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(engine, "_has_native_bfloat16", lambda _, native=native: native)
+        assert resolve_dtype("auto", CPU) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.float64, torch.int8, 16])
+def test_resolve_dtype_of_another_type_is_refused(dtype: Any) -> None:
+    with pytest.raises(InputError, match=r"choose one of torch\.float32"):
+        resolve_dtype(dtype, CPU)
+
+
+def test_create_engine_with_an_unknown_name_is_refused() -> None:
+    with pytest.raises(InputError, match="engine is 'tensorrt'; choose one of torch"):
+        create_engine(make_network(), name="tensorrt")
+
+
+@pytest.mark.parametrize("dtype", engine.DTYPES)
+def test_engine_computes_the_logits_and_leaves_the_network_unchanged(dtype: torch.dtype) -> None:
+    network = make_network().train()
+    before = copy.deepcopy(network.state_dict())
+    made = create_engine(network, dtype=dtype)
+    assert network.training
+    images = torch.randn(2, 3, 64, 90)
+    with torch.no_grad():
+        expected = copy.deepcopy(network).eval().forward_logits(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = made(images)
+    assert logits.dtype == torch.float32
+    assert logits.shape == (2, 7, 8, 12)
+    assert relative(logits, expected) < (2e-5 if dtype == torch.float32 else 0.05)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert (made.name, made.device, made.dtype) == ("torch", CPU, dtype)
+    assert (made.label_set, made.preprocess) == (network.label_set, network.preprocess)
+    assert made.resize == network.config.head.resize
