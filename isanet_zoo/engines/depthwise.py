@@ -38,6 +38,21 @@ def speed_up_depthwise(network: nn.Module) -> int:
     return count
 
 
+def restore_depthwise(network: nn.Module) -> int:
+    """Undo `speed_up_depthwise`; names and parameters are kept.
+
+    Returns:
+        The number of convolutions that were replaced.
+    """
+    count = 0
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, DepthwiseConv2d):
+                setattr(parent, name, child.plain())
+                count += 1
+    return count
+
+
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
     """Say whether `DepthwiseConv2d` can take a convolution's place."""
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]

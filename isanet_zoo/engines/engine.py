@@ -28,29 +28,14 @@ ENGINES = {"torch": TorchEngine}
 
 
 class Engine(Protocol):
-    """A network that is ready for inference. It may be called from several threads.
+    """A network that is ready for inference; it may be called from several threads."""
 
-    Attributes:
-        name: key in `ENGINES`.
-        device: where it computes; images may be on any device.
-        dtype: type of the arithmetic.
-        label_set: the classes.
-        preprocess: how images are prepared.
-        resize: the rule for resizing the logits to the size of the image.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def label_set(self) -> LabelSet: ...
-    @property
-    def preprocess(self) -> Preprocess: ...
-    @property
-    def resize(self) -> ResizeRule: ...
+    name: str  # key in `ENGINES`
+    device: torch.device  # where it computes; images may be on any device
+    dtype: torch.dtype  # of the arithmetic
+    label_set: LabelSet  # the classes
+    preprocess: Preprocess  # how images are prepared
+    resize: ResizeRule  # how logits are resized to the size of the image
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map prepared images (B, 3, h, w) float32 to logits (B, K, h/8, w/8) float32."""

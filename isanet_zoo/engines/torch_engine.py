@@ -27,13 +27,9 @@ class TorchEngine:
         compile: pass the copy to `torch.compile`.
 
     Attributes:
-        name: ``"torch"``.
-        device: where it computes; images may be on any device.
-        dtype: type of the arithmetic.
-        label_set: the network's classes.
-        preprocess: how images are prepared for the network.
-        resize: the rule for resizing the logits to the size of the image.
         network: the folded copy.
+
+    The other attributes are those of `isanet_zoo.engines.engine.Engine`.
     """
 
     name = "torch"

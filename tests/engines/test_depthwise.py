@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from isanet_zoo.engines.depthwise import DepthwiseConv2d, speed_up_depthwise
+from isanet_zoo.engines.depthwise import DepthwiseConv2d, restore_depthwise, speed_up_depthwise
 from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet
 
@@ -216,3 +216,16 @@ def test_convolution_can_be_had_back() -> None:
     assert not plain.training
     x = torch.randn(1, 6, 20, 21)
     assert torch.equal(plain(x), original(x))
+
+
+def test_restore_depthwise_replaces_every_layer_and_keeps_the_parameters() -> None:
+    network = zoo().eval()
+    kinds = [type(module) for module in network.modules()]
+    parameters = dict(network.named_parameters())
+    count = speed_up_depthwise(network)
+    assert restore_depthwise(network) == count > 0
+    assert [type(module) for module in network.modules()] == kinds
+    assert not any(module.training for module in network.modules())
+    for name, parameter in network.named_parameters():
+        assert parameter is parameters[name]
+    assert restore_depthwise(network) == 0
