@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from isanet_zoo.engines.depthwise import DepthwiseConv2d
 from isanet_zoo.errors import EnvironmentProblem
 from isanet_zoo.imaging.preprocess import prepare
 from isanet_zoo.network import backbones
@@ -77,8 +76,6 @@ def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
         for name, child in list(parent.named_children()):
             if isinstance(child, SelfAttention):
                 setattr(parent, name, _Attention(child))
-            elif isinstance(child, DepthwiseConv2d):  # left by training on a CPU
-                setattr(parent, name, child.plain())
     backbones.ease_export(graph.network.backbone)
     graph.network.to(dtype)
     graph.dtype = dtype

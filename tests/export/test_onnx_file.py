@@ -31,7 +31,6 @@ from isanet_zoo import (
     get_weights,
 )
 from isanet_zoo.commands.main import main
-from isanet_zoo.engines.depthwise import speed_up_depthwise
 from isanet_zoo.export import check, graph, onnx_file
 from tests import reference
 from tests.conftest import TinyZoo
@@ -177,7 +176,6 @@ def test_file_names_its_axes_and_nothing_of_this_machine(small_file: Path) -> No
 
 def test_model_stays_as_it_is(tmp_path: Path) -> None:
     model = small(aux_loss=True).train()
-    speed_up_depthwise(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=(40, 70))
     assert model.training
