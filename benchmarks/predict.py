@@ -16,7 +16,7 @@ import plain
 import torch
 from torch import Tensor
 
-from isanet_zoo.imaging.reading import Picture
+from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.predictor import Predictor
 
@@ -46,7 +46,7 @@ def make_ways(size: tuple[int, int], batch: int, device: str, names: list[str]) 
             return way_plain(forward)
 
     def way_predictor(predictor: Predictor) -> Tensor:
-        found = predictor([Picture(picture) for picture in pictures])
+        found = predictor([LoadedImage(picture) for picture in pictures])
         assert isinstance(found, list)
         return torch.stack([_labels(one) for one in found])
 

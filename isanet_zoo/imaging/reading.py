@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from isanet_zoo.errors import InputError
+from isanet_zoo.errors import InputError, printable
 
 TURNS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,7 +29,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class LoadedImage:
     """A picture that has been read.
 
     Attributes:
@@ -48,7 +48,7 @@ class Picture:
 
 
 ImageLike: TypeAlias = (
-    str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Picture
+    str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | LoadedImage
 )
 
 
@@ -58,7 +58,7 @@ def is_single(images: object) -> bool:
         with contextlib.suppress(OSError):  # a name that the system does not take is no folder
             return not Path(images).is_dir()
         return True
-    return isinstance(images, (Image.Image, np.ndarray, Tensor, Picture))
+    return isinstance(images, (Image.Image, np.ndarray, Tensor, LoadedImage))
 
 
 def find_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
@@ -90,28 +90,28 @@ def list_folder(folder: Path) -> list[Path]:
     return pictures
 
 
-def read_image(image: ImageLike) -> Picture:
+def read_image(image: ImageLike) -> LoadedImage:
     """Read one picture.
 
     Args:
-        image: a path, a PIL image, an (H, W[, 1|3|4]) uint8 array, grey or RGB(A), a
-            (3, H, W) uint8 tensor, or a `Picture`. Alpha is dropped; EXIF orientation is applied.
+        image: a path, a PIL image, an (H, W[, 1|3|4]) uint8 array, grey or RGB(A), a (3, H, W)
+            uint8 tensor, or a `LoadedImage`. Alpha is dropped; EXIF orientation is applied.
 
     Raises:
         InputError: it cannot be read or is not 8-bit; the message names it and says what to do.
     """
-    if isinstance(image, Picture):
+    if isinstance(image, LoadedImage):
         return image
     if isinstance(image, Tensor):
-        return Picture(_from_tensor(image))
+        return LoadedImage(_from_tensor(image))
     if isinstance(image, np.ndarray):
-        return Picture(_from_array(image))
+        return LoadedImage(_from_array(image))
     if isinstance(image, Image.Image):
         with _naming(what := f"a PIL image of mode {image.mode}"):
-            return Picture(_from_pil(image, what))
+            return LoadedImage(_from_pil(image, what))
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
-        return Picture(_from_file(path), path)
+        return LoadedImage(_from_file(path), path)
     raise InputError(f"expected a picture, got {type(image).__name__}; {_ACCEPTED}")
 
 
@@ -154,7 +154,7 @@ def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _from_file(path: Path) -> Tensor:
-    what = str(path)
+    what = printable(path)
     with _naming(what):
         if what.startswith(("http:", "https:")):
             raise InputError(f"{what} is a URL; download the picture first")

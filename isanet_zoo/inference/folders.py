@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.reading import Picture, list_folder, read_image
+from isanet_zoo.imaging.reading import LoadedImage, list_folder, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.predictor import Predictor
 from isanet_zoo.inference.threads import in_order
@@ -63,22 +63,22 @@ def segment_files(predictor: Predictor, stems: dict[Path, Path]) -> Iterator[Res
     Raises:
         InputError: a result cannot be written. (A picture that cannot be read is a `Result`.)
     """
-    waiting: deque[Picture | Result] = deque()  # read, but not yet segmented; or unreadable
+    waiting: deque[LoadedImage | Result] = deque()  # read, but not yet segmented; or unreadable
 
-    def readable() -> Iterator[Picture]:
+    def readable() -> Iterator[LoadedImage]:
         for item in in_order(_read, stems):
             waiting.append(item)
-            if isinstance(item, Picture):
+            if isinstance(item, LoadedImage):
                 yield item
 
-    def segmented() -> Iterator[tuple[Picture, Segmentation] | Result]:
+    def segmented() -> Iterator[tuple[LoadedImage, Segmentation] | Result]:
         for segmentation in predictor.stream(readable()):
             while isinstance(item := waiting.popleft(), Result):
                 yield item
             yield item, segmentation
         yield from (item for item in waiting if isinstance(item, Result))
 
-    def finish(item: tuple[Picture, Segmentation] | Result) -> Result:
+    def finish(item: tuple[LoadedImage, Segmentation] | Result) -> Result:
         if isinstance(item, Result):
             return item
         picture, segmentation = item
@@ -89,14 +89,14 @@ def segment_files(predictor: Predictor, stems: dict[Path, Path]) -> Iterator[Res
     return in_order(finish, segmented())
 
 
-def _read(path: Path) -> Picture | Result:
+def _read(path: Path) -> LoadedImage | Result:
     try:
         return read_image(path)
     except InputError as error:
         return Result(path, error=error)
 
 
-def _write(segmentation: Segmentation, picture: Picture, stem: Path) -> tuple[Path, ...]:
+def _write(segmentation: Segmentation, picture: LoadedImage, stem: Path) -> tuple[Path, ...]:
     parts = {"labels": segmentation.to_image(), "overlay": segmentation.overlay(picture)}
     if segmentation.confidence is not None:
         levels = (255 * segmentation.confidence).round().astype("uint8")

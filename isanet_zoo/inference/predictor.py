@@ -17,7 +17,7 @@ from isanet_zoo.engines.depthwise import speed_up_depthwise
 from isanet_zoo.engines.folding import fold
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.preprocess import fill_up, prepare
-from isanet_zoo.imaging.reading import ImageLike, Picture, find_images, is_single, read_image
+from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference import decide
 from isanet_zoo.inference.threads import delayed, in_order
@@ -160,7 +160,7 @@ class Predictor:
                     progress(done, total)
                 yield segmentation
 
-    def _start_all(self, pictures: Sequence[Picture]) -> Callable[[], list[Segmentation]]:
+    def _start_all(self, pictures: Sequence[LoadedImage]) -> Callable[[], list[Segmentation]]:
         """Segment a few pictures, batching those of one size; call what is returned for results."""
         buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, picture in enumerate(pictures):
@@ -181,7 +181,7 @@ class Predictor:
         return finish
 
     @torch.inference_mode()
-    def _start(self, pictures: Sequence[Picture]) -> Callable[[], list[Segmentation]]:
+    def _start(self, pictures: Sequence[LoadedImage]) -> Callable[[], list[Segmentation]]:
         """Segment pictures of one size; call what is returned for the results."""
         images = self._images(pictures)
         decision = self._decide(images, pictures[0].size)
@@ -210,7 +210,7 @@ class Predictor:
 
         return finish
 
-    def _images(self, pictures: Sequence[Picture]) -> Tensor:
+    def _images(self, pictures: Sequence[LoadedImage]) -> Tensor:
         """Return pictures of one size as the network's input, (B, 3, h, w)."""
         pixels = torch.stack([picture.pixels for picture in pictures])  # (B, 3, H, W)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -266,9 +266,9 @@ class Predictor:
             return self._forward(images)
 
 
-def _windows(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+def _windows(pictures: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
     """Give pictures in lists of `size`; what was read before a bad one comes before its error."""
-    window: list[Picture] = []
+    window: list[LoadedImage] = []
     try:
         for picture in pictures:
             window.append(picture)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.reading import Picture
+from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.inference.predictor import Predictor, Progress
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.data import SegmentationDataset
@@ -47,11 +47,11 @@ def evaluate(
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
     targets: list[Tensor] = []  # of pictures that were read, but not yet segmented
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[LoadedImage]:
         for index in indices:
             pixels, labels = dataset[index]
             targets.append(labels)
-            yield Picture(pixels, dataset.path(index))
+            yield LoadedImage(pixels, dataset.path(index))
 
     metrics = _metrics(theirs.names, theirs.ignore_index)
     rows: list[tuple[int, Scores]] = []

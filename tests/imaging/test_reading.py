@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.reading import Picture, find_images, is_single, read_image
+from isanet_zoo.imaging.reading import LoadedImage, find_images, is_single, read_image
 from tests.reference import DATA, make_picture
 
 Pixels = NDArray[np.uint8]
@@ -166,7 +166,7 @@ ARRAYS: dict[str, tuple[object, Pixels]] = {  # name -> (picture, its colours)
     "tensor, channels last": (torch.from_numpy(RGB.copy()).permute(2, 0, 1), RGB),
     "grey tensor": (torch.from_numpy(GREY.copy()).expand(3, -1, -1), grey(GREY)),
     "PIL": (Image.fromarray(RGB), RGB),
-    "Picture": (Picture(torch.from_numpy(RGB.transpose(2, 0, 1).copy())), RGB),
+    "LoadedImage": (LoadedImage(torch.from_numpy(RGB.transpose(2, 0, 1).copy())), RGB),
 }
 
 
