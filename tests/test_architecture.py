@@ -54,7 +54,6 @@ LAZY = {  # the only imports of a room above, each inside the function that need
 }
 
 PENDING = {  # edges of earlier versions that are still to be removed; delete the line with the edge
-    ("export.graph", "engines.depthwise"),
     ("zoo", "imaging.reading"),
     ("zoo", "imaging.segmentation"),
     ("zoo", "inference.predictor"),
