@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         isanet_resnet101os8_voc as isanet_resnet101os8_voc,
     )
     from isanet_zoo.imaging.segmentation import Segmentation as Segmentation
+    from isanet_zoo.inference.predictor import Predictor as Predictor, predict as predict
     from isanet_zoo.learning.data import (
         Sample as Sample,
         SegmentationDataset as SegmentationDataset,
@@ -66,11 +67,7 @@ if TYPE_CHECKING:
     from isanet_zoo.weights.cards import save_model as save_model
     from isanet_zoo.weights.checkpoints import LoadReport as LoadReport
     from isanet_zoo.weights.convert import convert_checkpoint as convert_checkpoint
-    from isanet_zoo.zoo import (
-        Predictor as Predictor,
-        create_model as create_model,
-        predict as predict,
-    )
+    from isanet_zoo.zoo import create_model as create_model
 
 
 _NAMES = {  # module -> what the package offers from it; a test compares this with the imports above
@@ -99,6 +96,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "isanet_resnet101os8_voc",
     ),
     "imaging.segmentation": ("Segmentation",),
+    "inference.predictor": ("Predictor", "predict"),
     "learning.data": ("Sample", "SegmentationDataset", "open_dataset"),
     "learning.evaluation": ("evaluate",),
     "learning.metrics": ("Scores", "SegmentationMetrics"),
@@ -114,7 +112,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "weights.cards": ("save_model",),
     "weights.checkpoints": ("LoadReport",),
     "weights.convert": ("convert_checkpoint",),
-    "zoo": ("Predictor", "create_model", "predict"),
+    "zoo": ("create_model",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,10 +1,9 @@
-"""From a name to a network with its weights: joins `network`, `weights` and `inference`."""
+"""Networks of the zoo by name: `create_model`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,6 @@ from torch import Tensor, nn
 
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
 from isanet_zoo.hub import transfer
-from isanet_zoo.imaging.reading import ImageLike
-from isanet_zoo.imaging.segmentation import Segmentation
-from isanet_zoo.inference import predictor
-from isanet_zoo.inference.predictor import DType, Progress, Tile
 from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
@@ -258,111 +253,3 @@ def _fresh_classifiers(model: ISANet) -> dict[str, Tensor]:
         for name, classifier in classifiers.items()
         for key, tensor in classifier.state_dict().items()
     }
-
-
-class Predictor(predictor.Predictor):
-    """A network, or the zoo's model of a name, made ready to segment pictures.
-
-    Build it once and call it often; `stream` gives the results one by one. The options are those of
-    `predict`, and `compile` runs the network through `torch.compile`.
-
-    Example:
-        >>> predictor = Predictor(ISANet("test_resnet", num_classes=5), confidence=True)
-        >>> predictor(torch.zeros(3, 60, 80, dtype=torch.uint8)).labels.shape
-        (60, 80)
-    """
-
-    def __init__(
-        self,
-        model: ISANet | str,
-        *,
-        batch_size: int = 1,
-        device: str | torch.device | None = None,
-        dtype: DType | None = None,
-        compile: bool = False,  # noqa: A002 - torch's word
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tile: Tile | None = None,
-        overlap: float = 0.25,
-        resize: bool = True,
-        confidence: bool = False,
-        probabilities: bool = False,
-    ) -> None:
-        super().__init__(
-            create_model(model, pretrained=True) if isinstance(model, str) else model,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            compile=compile,
-            scales=scales,
-            flip=flip,
-            tile=tile,
-            overlap=overlap,
-            resize=resize,
-            confidence=confidence,
-            probabilities=probabilities,
-        )
-
-
-def predict(
-    model: ISANet | str,
-    images: ImageLike | Iterable[ImageLike],
-    *,
-    batch_size: int = 1,
-    device: str | torch.device | None = None,
-    dtype: DType | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    tile: Tile | None = None,
-    overlap: float = 0.25,
-    resize: bool = True,
-    confidence: bool = False,
-    probabilities: bool = False,
-    progress: Progress | None = None,
-) -> Segmentation | list[Segmentation]:
-    """Segment pictures with a network, or with the zoo's model of a name.
-
-    Args:
-        model: a network, or a name of the zoo, whose published weights are then loaded. Its mode,
-            device and type stay as they are.
-        images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB; a
-            folder; or an iterable of these, which is read as it is needed.
-        batch_size: pictures of one size that go through the network together.
-        device: where to compute; the network's device if None.
-        dtype: type of the network's arithmetic, float32 if None; `torch.bfloat16` is faster where
-            the hardware has it, and changes labels where two classes are nearly equal; ``"auto"``
-            takes it where that is so.
-        scales: factors of the test-time augmentation; scores are averaged.
-        flip: also average over mirrored pictures.
-        tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
-            network's input; ``"whole"`` for the picture at once; None does as the weights were
-            tested.
-        overlap: share of a tile that the next one repeats, 0 <= overlap < 1; weights that were
-            tested with tiles bring their own.
-        resize: scale pictures to the size that the weights were tested at.
-        confidence: also give each label's probability.
-        probabilities: also give all probabilities (K floats per pixel).
-        progress: called with (pictures done, pictures in all or None) after each picture.
-
-    Returns:
-        A `Segmentation` at the picture's size; for a folder or an iterable a list, in order.
-
-    Raises:
-        InputError: a picture or an option cannot be used.
-        UnknownModelError: no model has this name.
-        DownloadError: its weights are not cached and no source has them.
-    """
-    ready = Predictor(
-        model,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        scales=scales,
-        flip=flip,
-        tile=tile,
-        overlap=overlap,
-        resize=resize,
-        confidence=confidence,
-        probabilities=probabilities,
-    )
-    return ready(images, progress=progress)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from isanet_zoo.manifest.lookup import get_weights
 
 if TYPE_CHECKING:
+    from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.network.isanet import ISANet
-    from isanet_zoo.zoo import Predictor
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def predictor(model: ISANet, options: argparse.Namespace, *, confidence: bool = 
     """Return a predictor with the options of `add_prediction`."""
     import torch
 
-    from isanet_zoo.zoo import Predictor
+    from isanet_zoo.inference.predictor import Predictor
 
     return Predictor(
         model,

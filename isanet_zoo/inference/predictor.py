@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Literal, TypeAlias
@@ -21,53 +21,59 @@ from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_s
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference import decide
 from isanet_zoo.inference.threads import delayed, in_order
-from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.inference.views import Tile, Views
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.records import real_number, whole_number
+from isanet_zoo.records import whole_number
+from isanet_zoo.zoo import create_model
 
 Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
 
-Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
 DType: TypeAlias = torch.dtype | Literal["auto"]
 
 READ_AHEAD = 4  # batches of pictures that are held to find some of one size
-SMALLEST = 1e-9  # of all factors, so that "positive" excludes 0
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Predictor:
-    """A network made ready to segment pictures; build it once, call it often.
+    """A network prepared for segmenting images; build it once and call it often.
 
-    It works on a copy of the network, folded for inference (see `network.folding`), so that the
-    network itself stays as it is. It may be used from several threads.
+    It uses a copy of the network, folded for inference, and leaves the network unchanged. Several
+    threads may share it.
 
     Args:
-        model: the network.
+        model: a network; or a name of the zoo, whose published weights are then loaded.
         device: where to compute; the network's device if None.
-        dtype: type of the network's arithmetic; float32 if None, ``"auto"`` for bfloat16 where the
-            hardware computes in it. Decisions are always in float32.
-        compile: run the network through `torch.compile`; slow to start, worth it for many pictures.
-        batch_size: pictures of one size that go through the network together.
-        scales: factors of the test-time augmentation; scores are averaged.
-        flip: also average over mirrored pictures.
+        dtype: type of the network's arithmetic, float32 if None. `torch.bfloat16` is faster on
+            hardware that supports it, and changes labels where two classes are nearly equal;
+            ``"auto"`` uses it on such hardware. Labels are always decided in float32.
+        compile: run the network through `torch.compile`: slow to start, faster for many images.
+        batch_size: images of one size that go through the network together.
+        scales: factors of the test-time augmentation, over which logits are averaged.
+        flip: also average over horizontally flipped images.
         tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
-            network's input; ``"whole"`` for the picture at once; None does as the weights were
-            tested.
-        overlap: share of a tile that the next one repeats, 0 <= overlap < 1; weights that were
-            tested with tiles bring their own.
-        resize: scale pictures to the size that the weights were tested at.
-        confidence: give each label's probability.
-        probabilities: give all probabilities.
+            network's input; ``"whole"`` for no tiles; None for the weights' test protocol.
+        overlap: fraction of a tile that the next one repeats, at least 0 and less than 1. Weights
+            whose test protocol has tiles define their own.
+        resize: resize images to the size of the weights' test protocol.
+        confidence: also return each label's probability.
+        probabilities: also return all probabilities (K floats per pixel).
 
     Raises:
-        InputError: an option makes no sense, or the network takes no RGB pictures.
+        InputError: an option is out of range, or the network does not take RGB images.
+        UnknownModelError: no model has this name.
+        DownloadError: its weights are not cached and no source has them.
+
+    Example:
+        >>> predictor = Predictor(ISANet("test_resnet", num_classes=5), confidence=True)
+        >>> predictor(torch.zeros(3, 60, 80, dtype=torch.uint8)).labels.shape
+        (60, 80)
     """
 
     def __init__(
         self,
-        model: ISANet,
+        model: ISANet | str | os.PathLike[str],
         *,
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         dtype: DType | None = None,
         compile: bool = False,  # noqa: A002 - torch's word
         batch_size: int = 1,
@@ -79,8 +85,7 @@ class Predictor:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> None:
-        if not isinstance(model, ISANet):
-            raise InputError(f"expected an ISANet or the name of one, got {type(model).__name__}")
+        model = _load(model)
         if model.config.in_chans != 3:
             raise InputError(
                 f"predict reads RGB pictures, but this network takes {model.config.in_chans} "
@@ -91,8 +96,6 @@ class Predictor:
         if dtype not in (None, "auto", *DTYPES):
             choices = ", ".join(map(str, DTYPES))
             raise InputError(f"dtype is {dtype}; choose one of {choices}, or 'auto'")
-        if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
-            raise InputError(f"scales are {scales!r}; give a list of positive factors")
         try:
             # A tensor knows its device fully: "cuda" may be given, "cuda:1" meant.
             self.device = torch.empty(0, device=device or _device_of(model)).device
@@ -100,14 +103,8 @@ class Predictor:
             raise InputError(f"device is {device}: {str(error).splitlines()[0]}") from error
         self.dtype = _fastest(self.device) if dtype == "auto" else dtype or torch.float32
         self.batch_size = whole_number("batch_size", batch_size)
-        self.scales = tuple(
-            real_number(f"scales {tuple(scales)}: a factor", scale, "positive", SMALLEST, math.inf)
-            for scale in scales
-        )
-        self.flip = flip
-        overlap = real_number("overlap", overlap, "at least 0 and less than 1", 0, 1)
-        self.tile, self.stride = _sliding(tile, overlap, model.preprocess)
-        self.rescale = resize
+        self.views = Views(scales=scales, flip=flip, tile=tile, overlap=overlap, resize=resize)
+        self.grid = self.views.grid(model.preprocess)
         self.confidence = confidence
         self.probabilities = probabilities
         self.network = _prepared(model, self.device, self.dtype)
@@ -217,7 +214,7 @@ class Predictor:
         if self.device.type == "cuda" and not pixels.is_cuda:
             pixels = pixels.pin_memory()  # so that the copy need not be waited for
         pixels = pixels.to(self.device, non_blocking=True)
-        return prepare(pixels, self.network.preprocess, resize=self.rescale)
+        return prepare(pixels, self.network.preprocess, resize=self.views.resize)
 
     def _decide(self, images: Tensor, size: tuple[int, int]) -> decide.Decision:
         """Give each pixel of pictures of a size its class, from prepared images (B, 3, h, w)."""
@@ -228,7 +225,7 @@ class Predictor:
 
     def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[decide.Scores]:
         """Give the scores of each scale and mirroring, at the pictures' own size."""
-        for scale in self.scales:
+        for scale in self.views.scales:
             scaled = images
             if scale != 1:
                 if min(images.shape[-2:]) * scale < 1:
@@ -237,20 +234,20 @@ class Predictor:
                     images, scale_factor=scale, mode="bilinear", align_corners=False
                 )
             yield self._scores(scaled, size)
-            if self.flip:
+            if self.views.flip:
                 yield decide.flipped(self._scores(scaled.flip(-1), size))
 
     def _scores(self, images: Tensor, size: tuple[int, int]) -> decide.Scores:
         """Run the network over (B, 3, h, w), whole or in tiles."""
         rule, canvas = self.network.config.head.resize, (images.shape[-2], images.shape[-1])
-        if self.tile is None:
+        if self.grid is None:
             images = fill_up(images, self.network.preprocess)
             logits = self._logits(images)
             filled = (images.shape[-2], images.shape[-1])
             if filled != canvas:
                 return decide.filled(logits, filled, canvas, size, rule)
             return decide.whole(logits, size, rule)
-        windows = decide.windows(canvas, self.tile, self.stride)
+        windows = decide.windows(canvas, *self.grid)
         batch = images.shape[0]
         together = max(self.batch_size // batch, 1)  # tiles in one run of the network
         tiles: list[tuple[decide.Window, Tensor]] = []
@@ -264,6 +261,75 @@ class Predictor:
         images = images.to(self.dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, enabled=False):  # whatever the caller is in
             return self._forward(images)
+
+
+def predict(
+    model: ISANet | str | os.PathLike[str],
+    images: ImageLike | Iterable[ImageLike],
+    *,
+    batch_size: int = 1,
+    device: str | int | torch.device | None = None,
+    dtype: DType | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tile: Tile | None = None,
+    overlap: float = 0.25,
+    resize: bool = True,
+    confidence: bool = False,
+    probabilities: bool = False,
+    progress: Progress | None = None,
+) -> Segmentation | list[Segmentation]:
+    """Segment images with a network, or with the zoo's model of a name.
+
+    This builds a `Predictor` and calls it once; it describes the options in full.
+
+    Args:
+        model: a network, which is left unchanged; or a name of the zoo.
+        images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB; a
+            folder; or an iterable of these, which is read lazily.
+        batch_size: images of one size that go through the network together.
+        device: where to compute.
+        dtype: type of the network's arithmetic, or ``"auto"``.
+        scales: factors of the test-time augmentation.
+        flip: also average over horizontally flipped images.
+        tile: side, or (height, width), of the tiles of sliding-window inference, or ``"whole"``.
+        overlap: fraction of a tile that the next one repeats.
+        resize: resize images to the size of the weights' test protocol.
+        confidence: also return each label's probability.
+        probabilities: also return all probabilities (K floats per pixel).
+        progress: called with (images done, images in total or None) after each image.
+
+    Returns:
+        A `Segmentation` at the image's size; for a folder or an iterable a list, in order.
+
+    Raises:
+        InputError: an image or an option cannot be used.
+        UnknownModelError: no model has this name.
+        DownloadError: its weights are not cached and no source has them.
+    """
+    predictor = Predictor(
+        model,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        scales=scales,
+        flip=flip,
+        tile=tile,
+        overlap=overlap,
+        resize=resize,
+        confidence=confidence,
+        probabilities=probabilities,
+    )
+    return predictor(images, progress=progress)
+
+
+def _load(model: object) -> ISANet:
+    """Return a network, or load the zoo's of a name."""
+    if isinstance(model, (str, os.PathLike)):
+        return create_model(os.fspath(model), pretrained=True)
+    if not isinstance(model, ISANet):
+        raise InputError(f"expected an ISANet or the name of one, got {type(model).__name__}")
+    return model
 
 
 def _windows(pictures: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
@@ -281,24 +347,6 @@ def _windows(pictures: Iterable[LoadedImage], size: int) -> Iterator[list[Loaded
         raise
     if window:
         yield window
-
-
-def _sliding(
-    tile: Tile | None, overlap: float, preprocess: Preprocess
-) -> tuple[tuple[int, int] | None, tuple[int, int]]:
-    """Return the (height, width) of the sliding window, None for none, and its stride."""
-    if tile is None and preprocess.window and preprocess.stride:
-        return preprocess.window, preprocess.stride
-    if tile is None or tile == "whole":
-        return None, (1, 1)
-    sides: tuple[Any, ...] = tuple(tile) if isinstance(tile, Sequence) else (tile, tile)
-    if isinstance(tile, str) or len(sides) != 2:
-        raise InputError(f"tile is {tile!r}; give a side, (height, width), or 'whole'")
-    height, width = sides
-    height = whole_number(f"tile {tile}: the height", height)
-    width = whole_number(f"tile {tile}: the width", width)
-    step = 1 - overlap
-    return (height, width), (max(round(height * step), 1), max(round(width * step), 1))
 
 
 def _device_of(model: ISANet) -> torch.device:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from isanet_zoo import ISANet, zoo
+from isanet_zoo import ISANet
 from isanet_zoo.cache import CacheEntry
 from isanet_zoo.commands.main import main, make_parser
+from isanet_zoo.inference import predictor
 from isanet_zoo.manifest import lookup
 from tests import reference
 from tests.conftest import TinyZoo
@@ -162,12 +163,12 @@ def test_predict_options_reach_the_predictor(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    class Watched(zoo.Predictor):
+    class Watched(predictor.Predictor):
         def __init__(self, model: ISANet, **options: Any) -> None:
             seen.update(options)
             super().__init__(model, **options)
 
-    monkeypatch.setattr(zoo, "Predictor", Watched)
+    monkeypatch.setattr(predictor, "Predictor", Watched)
     arguments = ["predict", str(photos / "a.jpg"), str(photos / "b.png"), "-m", "isanet_tiny"]
     options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5"]
     options += ["--dtype", "bfloat16"]

@@ -19,7 +19,7 @@ pytest.importorskip("triton", reason="Triton has no build for this system")
 SCRIPT = """
 import torch
 
-from isanet_zoo.inference import fused
+from isanet_zoo.inference import decide_triton
 from isanet_zoo.network.resize import resize
 
 generator = torch.Generator().manual_seed(0)
@@ -32,7 +32,7 @@ for rule in ("half_pixel", "corners", "asymmetric"):
         ((1, 5, 9, 11), (4, 6)),  # smaller than the logits
     ):
         logits = 4 * torch.randn(shape, generator=generator)
-        labels, confidence = fused.decide(logits, size, rule, True)
+        labels, confidence = decide_triton.decide(logits, size, rule, True)
         scores = resize(logits, size, rule)
         best, second = scores.topk(2, 1).values.unbind(1)
         clear = best - second > 1e-4
@@ -40,11 +40,11 @@ for rule in ("half_pixel", "corners", "asymmetric"):
         assert clear.double().mean() > 0.99
         assert torch.equal(labels[clear].long(), scores.argmax(1)[clear])
         torch.testing.assert_close(confidence, scores.softmax(1).amax(1), rtol=1e-5, atol=1e-5)
-        alone, nothing = fused.decide(logits, size, rule)
+        alone, nothing = decide_triton.decide(logits, size, rule)
         assert nothing is None
         assert torch.equal(alone, labels)
     ties = torch.zeros(1, 4, 3, 3)
-    assert not fused.decide(ties, (9, 9), rule)[0].any()  # of equal ones the first
+    assert not decide_triton.decide(ties, (9, 9), rule)[0].any()  # of equal ones the first
 """
 
 

@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from isanet_zoo import zoo, zoo as zoo_module
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.preprocess import prepare
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.decide import windows
-from isanet_zoo.inference.predictor import READ_AHEAD, Predictor
+from isanet_zoo.inference.predictor import READ_AHEAD, Predictor, predict
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.zoo import create_model, predict
+from isanet_zoo.zoo import create_model
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
 
@@ -282,7 +281,7 @@ class TestOptions:
     def test_numpy_s_numbers_are_numbers(self, model: ISANet) -> None:
         numbers: dict[str, Any] = {"batch_size": np.int64(2), "tile": np.int64(64)}
         predictor = Predictor(model, **numbers | {"overlap": np.float32(0.5)})
-        assert (predictor.batch_size, predictor.tile, predictor.stride) == (2, (64, 64), (32, 32))
+        assert (predictor.batch_size, predictor.grid) == (2, ((64, 64), (32, 32)))
 
     def test_progress_that_cannot_be_called_is_refused_at_once(self, model: ISANet) -> None:
         with pytest.raises(InputError, match="progress is True"):
@@ -297,7 +296,6 @@ class TestOptions:
                 if parameter.kind is parameter.KEYWORD_ONLY and name not in others
             }
 
-        assert options(Predictor) == options(zoo.Predictor)
         assert options(Predictor, "compile") == options(predict, "progress")
 
     @pytest.mark.parametrize(
@@ -549,5 +547,5 @@ class TestByName:
         assert segmentation.label_set == tiny_zoo.weights.label_set
         network = create_model("isanet_tiny", pretrained=True)
         assert_same(segmentation, one(predict(network, picture, confidence=True)))
-        by_name = zoo_module.Predictor("isanet_tiny", confidence=True)
+        by_name = Predictor("isanet_tiny", confidence=True)
         assert_same(segmentation, one(by_name(picture)))
