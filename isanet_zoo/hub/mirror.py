@@ -124,7 +124,7 @@ def _find_twin(weights: Weights, progress: bool) -> Twin:
             f"`isanet-zoo pin {weights.name}` first"
         )
     path = acquire(weights, progress=progress)
-    digest = state_digest(read_safetensors(path, str(path)))
+    digest = state_digest(read_safetensors(path, str(path)).tensors)
     if mismatch := difference(weights, str(weights.sha256), int(weights.size or 0), digest):
         raise IntegrityError(f"{path}: {mismatch}; `isanet-zoo download {weights.name} --force`")
     return Twin(weights, hash_file(path), path.stat().st_size)

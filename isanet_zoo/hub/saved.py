@@ -90,7 +90,7 @@ def from_pretrained(
     folder, name, trust = _find(source, revision, token, progress)
     config = read_config(folder / CONFIG, f"{name}: {CONFIG}")
     tensors = f"{name}: {TENSORS}"
-    state = read_safetensors(folder / TENSORS, tensors)
+    state = read_safetensors(folder / TENSORS, tensors).tensors
     model = _skeleton(cls, config, f"{name}: {CONFIG}")
     check(widen(state), _structure(model), tensors)
     if (digest := state_digest(state)) != config.state_digest:
@@ -301,7 +301,7 @@ def _recorded(model: Network, state: Mapping[str, Tensor]) -> Card | Weights | C
 def _are_in(path: Path, state: Mapping[str, Tensor]) -> bool:
     """Say whether a file holds these tensors, bit by bit."""
     try:
-        stored = widen(read_safetensors(path, str(path)))
+        stored = widen(read_safetensors(path, str(path)).tensors)
     except CheckpointError:  # gone since, or in other names
         return False
     return all(

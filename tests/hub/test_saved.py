@@ -328,7 +328,7 @@ def test_a_pickle_in_the_weights_place_is_not_run(tmp_path: Path) -> None:
         ISANet.from_pretrained(tmp_path)
     state = random_model().state_dict()
     torch.save(state, tmp_path / "model.safetensors")  # harmless, and still no safetensors
-    with pytest.raises(CheckpointError, match="is no safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
         ISANet.from_pretrained(tmp_path)
     assert not (tmp_path / "exploded").exists()
 
