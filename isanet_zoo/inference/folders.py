@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.reading import LoadedImage, list_folder, read_image
+from isanet_zoo.imaging.formats import list_folder
+from isanet_zoo.imaging.reading import LoadedImage, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.predictor import Predictor
 from isanet_zoo.inference.threads import in_order

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.reading import SUFFIXES, read_image
+from isanet_zoo.imaging.formats import SUFFIXES, open_image, upright
+from isanet_zoo.imaging.reading import read_image
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.lookup import load_label_sets
 
@@ -103,12 +103,8 @@ class SegmentationDataset(Dataset[Sample]):
 
 def _read_mask(path: Path) -> Tensor:
     """Read an index image as (H, W) uint8: the indices, whatever palette they point into."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            ids = np.array(image)
-    except Exception as error:  # the bytes of a damaged file can make Pillow raise anything
-        raise InputError(f"{path} cannot be read as a mask: {error}") from error
+    with open_image(path) as (image, _):
+        mode, ids = image.mode, np.array(upright(image))
     if mode not in ("L", "P"):
         kind = "colours" if mode.startswith(("RGB", "CMYK", "YCbCr")) else f"mode {mode}"
         raise InputError(

@@ -294,7 +294,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path, content: bytes | Non
     whole = mask.read_bytes()
     mask.write_bytes(whole[: len(whole) // 2] if content is None else content)
     dataset = open_dataset("folder", root, "train")
-    with pytest.raises(InputError, match=r"a\.png cannot be read as a mask: "):
+    with pytest.raises(InputError, match=r"a\.png is (an empty file|not an image|damaged)"):
         dataset.labels(0)
     mask.write_bytes(whole)
     picture.write_bytes(content or b"")

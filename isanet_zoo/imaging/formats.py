@@ -1,0 +1,223 @@
+"""Image files: supported formats, checked opening, folders."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    SAMPLESPERPIXEL,
+    ImageFileDirectory_v2,
+)
+
+from isanet_zoo.errors import InputError, printable
+from isanet_zoo.files import HEAD, foreign_content, open_regular
+
+FORMATS = {  # Pillow's name -> suffixes
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    "JPEG2000": (".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
+    "PNG": (".apng", ".png"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+BYTES_PER_PIXEL = 16  # bounds a file's bytes by Pillow's bound on pixels
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+FileLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+logger = logging.getLogger(__name__)
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the image files in a folder, by name; log how many other entries it contains.
+
+    Names that start with a dot are ignored, such as macOS's ``._a.png``.
+
+    Raises:
+        InputError: there are no image files, or the folder cannot be read.
+    """
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        subfolders = {path for path in entries if path.is_dir()}
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}") from error
+    images = [p for p in entries if p.suffix.lower() in SUFFIXES and p not in subfolders]
+    others = (
+        f"{len(entries) - len(images) - len(subfolders)} other files are skipped, "
+        f"{len(subfolders)} subfolders are not searched"
+    )
+    if not images:
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise InputError(f"{folder} contains no images; {others}; looked for {suffixes}")
+    if len(images) < len(entries):
+        logger.warning("%s: %d images; %s", printable(folder), len(images), others)
+    return images
+
+
+def stem_key(path: Path) -> str:
+    """Return a file's name without suffix in Unicode's NFC, to match names of any system."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+@contextlib.contextmanager
+def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
+    """Yield an image, not yet decoded, and its name for error messages.
+
+    Its format is one of `FORMATS`, and its size within ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Args:
+        source: a path, the bytes of an image file, or a file opened in binary mode.
+
+    Raises:
+        InputError: it cannot be opened, or decoding it in the block fails.
+    """
+    name = _name(source)
+    with translated_errors(name), _stream(source, name) as stream:
+        size, most = stream.seek(0, os.SEEK_END), Image.MAX_IMAGE_PIXELS
+        if size == 0:
+            raise InputError(f"{name} is an empty file; fetch or copy it again")
+        if most and size > most * BYTES_PER_PIXEL:
+            raise Image.DecompressionBombError(f"{size} bytes")
+        Image.init()
+        try:
+            image = Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+        except UnidentifiedImageError as error:
+            raise InputError(f"{name} is {_content(stream)}") from error
+        # Pillow itself only warns up to twice its bound.
+        if most and image.width * image.height > most:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise InputError(
+                f"{name} holds several images; save the one to use as a file, or pass it as a PIL "
+                "image after image.seek(number)"
+            )
+        yield image, name
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image, decoded and with its EXIF orientation applied; broken EXIF is ignored."""
+    image.load()  # a PNG may have its EXIF behind the pixels
+    with contextlib.suppress(Exception):
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = image.copy()
+            ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def check_depth(image: Image.Image, name: str) -> None:
+    """Check that an image that is not yet decoded has 8 bits per channel.
+
+    Raises:
+        InputError: it has more, even where Pillow would drop them, or values that are no levels.
+    """
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF
+    tiles: Iterable[Any] = getattr(image, "tile", ())
+    packing = " ".join(str(tile[3]) for tile in tiles).replace("BGR;16", "")  # 5, 6 and 5 bits
+    most = re.search(r"'RGB', (\d+)", packing)  # the largest value of a PPM
+    if image.mode == "F" or np.max(tags.get(SAMPLEFORMAT, 1)) in (2, 3):
+        raise InputError(
+            f"{name} has signed or floating-point values; scale them to 0..255 and save them as "
+            "uint8 first"
+        )
+    if (
+        ";16" in packing
+        or (most and int(most[1]) > 255)
+        or image.mode.startswith("I")
+        or np.max(tags.get(BITSPERSAMPLE, 8)) > 8
+    ):
+        raise InputError(
+            f"{name} has more than 8 bits per channel; convert it first, "
+            "for 16 bits: (x / 257).round().astype('uint8')"
+        )
+
+
+@contextlib.contextmanager
+def translated_errors(name: str) -> Iterator[None]:
+    """Convert the errors of Pillow and of the system within the block to `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{name} is too large ({error}); make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
+            "if you trust it"
+        ) from error
+    except Exception as error:  # the bytes of a damaged image can make a decoder raise anything
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{name} is damaged or cannot be read: {reason}") from error
+
+
+def _name(source: FileLike) -> str:
+    """Return the name of an image file for error messages."""
+    if isinstance(source, (str, os.PathLike)):
+        return printable(os.fsdecode(source)) or "'' (an empty path)"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{type(source).__name__} (the content of a file, not its path)"
+    return f"open file {printable(getattr(source, 'name', type(source).__name__))}"
+
+
+def _stream(source: FileLike, name: str) -> BinaryIO:
+    """Open a file; read an open one from its start to its end."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        try:
+            return open_regular(path)
+        except OSError as error:
+            reason = f" cannot be read: {error.strerror}"
+            if URL.match(path):
+                reason = " is a URL; download the image first"
+            elif isinstance(error, FileNotFoundError):
+                reason = ": there is no such file"
+            elif isinstance(error, IsADirectoryError):
+                reason = " is a folder; pass it alone, not among images"
+            raise InputError(name + reason) from error
+    if isinstance(source, io.TextIOBase):
+        raise InputError(f"{name} is opened as text; use open(path, 'rb')")
+    with contextlib.suppress(AttributeError, OSError):  # of a pipe, say
+        source.seek(0)
+    most = Image.MAX_IMAGE_PIXELS
+    return io.BytesIO(source.read(most * BYTES_PER_PIXEL + 1 if most else -1))
+
+
+def _content(stream: BinaryIO) -> str:
+    """Return what a file contains that Pillow cannot open, and the way out."""
+    stream.seek(0)
+    head = stream.read(HEAD)
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        with contextlib.suppress(Exception):  # of a damaged one
+            return _tiff_content(stream, head[: 16 if b"+" in head[:4] else 8])
+    kind = foreign_content(head)
+    if kind is None and re.search(rb"[\0-\x08]", head):
+        kind = "damaged or of another format"
+    return f"{kind or 'not an image file'}; supported are {', '.join(FORMATS)}"
+
+
+def _tiff_content(stream: BinaryIO, header: bytes) -> str:
+    tags = ImageFileDirectory_v2(header)
+    stream.seek(tags.next)
+    tags.load(stream)
+    kind = {1: "unsigned", 2: "signed", 3: "floating-point"}[int(np.max(tags.get(SAMPLEFORMAT, 1)))]
+    colours = {0: "miniswhite", 1: "minisblack", 2: "rgb"}.get(tags[PHOTOMETRIC_INTERPRETATION], "")
+    return (
+        f"a TIFF of {tags.get(SAMPLESPERPIXEL, 1)} bands of {np.max(tags[BITSPERSAMPLE])}-bit "
+        f"{kind} values ({colours or 'other colours'}); save it as grey or RGB of 8 bits per band"
+    )
