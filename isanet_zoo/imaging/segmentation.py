@@ -1,4 +1,4 @@
-"""A label map, and what one does with it."""
+"""Segmentation results: label map, class fractions, masks, overlay with legend."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.reading import ImageLike, read_image
+from isanet_zoo.imaging.writing import LOSSLESS, is_same_file, write_image
 from isanet_zoo.manifest.labels import LabelSet
-
-LOSSLESS = frozenset({".bmp", ".png", ".tif", ".tiff"})  # Pillow sorts a GIF's palette anew
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The classes of a picture's pixels, at the picture's size.
+    """The classes of an image's pixels, at the image's size.
 
     Attributes:
         labels: (H, W) uint8, the network's class ids.
-        label_set: what the ids mean.
-        confidence: (H, W) float32 in 0..1, the softmax probability of each label, if asked for.
-        probabilities: (K, H, W) float32 in 0..1, if asked for.
-        path: the picture's file, if it came from one.
+        label_set: names, colours and official ids of the classes.
+        confidence: (H, W) float32 in 0..1, the softmax probability of each label, if requested.
+        probabilities: (K, H, W) float32 in 0..1, if requested.
+        path: the image's file, if it was read from a path.
     """
 
     labels: NDArray[np.uint8]
@@ -37,10 +36,10 @@ class Segmentation:
     path: Path | None = None
 
     def present(self, min_fraction: float = 0.0) -> list[tuple[int, str, float]]:
-        """Return the classes in the picture as (id, name, fraction of pixels), largest first.
+        """Return the classes in the image as (id, name, fraction of pixels), largest first.
 
         Args:
-            min_fraction: leave out classes below this share, 0..1.
+            min_fraction: smallest fraction to include, 0..1.
         """
         counts = np.bincount(self.labels.ravel(), minlength=len(self.label_set))
         fractions = counts / self.labels.size
@@ -51,10 +50,10 @@ class Segmentation:
         ]
 
     def mask(self, which: int | str) -> NDArray[np.bool_]:
-        """Return where a class is, (H, W) bool.
+        """Return the mask of a class, (H, W) bool.
 
         Args:
-            which: its id, its name, or the first synonym of its name.
+            which: the class's id, its name, or the first synonym of its name.
 
         Raises:
             UnknownModelError: there is no such class.
@@ -63,7 +62,7 @@ class Segmentation:
         return mask
 
     def official_ids(self) -> NDArray[np.uint8]:
-        """Return the map in the data set's own ids (Cityscapes 7..33, ADE20K 1..150), (H, W)."""
+        """Return the label map in official ids (Cityscapes 7..33, ADE20K 1..150), (H, W)."""
         table = np.full(256, self.label_set.ignore_index, np.uint8)
         table[: len(self.label_set)] = self.label_set.official_ids
         return table[self.labels]
@@ -77,30 +76,30 @@ class Segmentation:
     def overlay(
         self, image: ImageLike | None = None, alpha: float = 0.5, legend: bool = True
     ) -> Image.Image:
-        """Return the picture with the classes' colours laid over it, at the picture's size.
+        """Return the image blended with the classes' colours, RGB, at the image's size.
 
         Args:
-            image: the picture; read again from `path` if None.
+            image: the segmented image; read again from `path` if None.
             alpha: weight of the colours, 0..1.
             legend: list the largest classes in a corner.
 
         Raises:
-            InputError: there is no picture, or it has another size, or `alpha` is out of range.
+            InputError: there is no image, it has another size, or `alpha` is out of range.
         """
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha is {alpha}; it must be within 0..1")
         if image is None:
             if self.path is None:
-                raise InputError("the picture came from memory; give it again: overlay(image)")
+                raise InputError("the image has no path; pass it again: overlay(image)")
             image = self.path
-        picture = read_image(image)
+        loaded = read_image(image)
         height, width = self.labels.shape
-        if picture.size != (height, width):
+        if loaded.size != (height, width):
             raise InputError(
-                f"the picture is {picture.size[1]} x {picture.size[0]}, the labels {width} x "
-                f"{height}; give the picture that was segmented"
+                f"the image is {loaded.size[1]} x {loaded.size[0]}, the labels {width} x {height}; "
+                "pass the image that was segmented"
             )
-        pixels = picture.pixels.permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+        pixels = loaded.pixels.permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
         colours = self._colours()[self.labels]  # (H, W, 3)
         blend = Image.fromarray(((1 - alpha) * pixels + alpha * colours).round().astype(np.uint8))
         if legend:
@@ -110,15 +109,21 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_image()` to a file of a lossless format, such as ``.png``.
 
+        An existing file is replaced when the new one is complete.
+
         Raises:
-            InputError: the format would change ids.
+            InputError: the format would change ids, the file is the segmented image, or it cannot
+                be written.
         """
-        if (suffix := Path(path).suffix.lower()) not in LOSSLESS:
+        target = Path(path)
+        if target.suffix.lower() not in LOSSLESS:
             raise InputError(
-                f"{path}: {suffix or 'a name without suffix'} would not keep class ids; "
+                f"{target}: {target.suffix or 'a name without suffix'} would not keep class ids; "
                 f"use one of {', '.join(sorted(LOSSLESS))}"
             )
-        self.to_image().save(path)
+        if self.path is not None and is_same_file(target, self.path):
+            raise InputError(f"{target} is the segmented image; choose another name")
+        write_image(self.to_image(), target)
 
     def _colours(self) -> NDArray[np.uint8]:
         table = np.zeros((256, 3), np.uint8)
@@ -126,7 +131,7 @@ class Segmentation:
         return table
 
     def _draw_legend(self, image: Image.Image) -> None:
-        """Draw as many rows, largest class first, as the picture has room for."""
+        """Draw as many rows, largest class first, as fit into the image."""
         height, width = self.labels.shape
         em = max(10, round(min(height, width) / 36))  # font size in pixels
         row, gap = round(1.5 * em), em // 2

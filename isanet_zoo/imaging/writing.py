@@ -1,0 +1,48 @@
+"""Image files that isanet_zoo writes: atomically, with a mark that tells them from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from isanet_zoo.errors import InputError, printable
+from isanet_zoo.files import atomic_write
+from isanet_zoo.imaging.formats import open_image
+
+LOSSLESS = {".bmp": "BMP", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}  # suffix -> format
+MARK = "isanet-zoo"  # the PNG text `Software`
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write an image in the lossless format of the suffix; an existing file is replaced at once.
+
+    Raises:
+        InputError: it cannot be written; an existing file is unchanged.
+    """
+    kind, text = LOSSLESS[path.suffix.lower()], PngImagePlugin.PngInfo()
+    text.add_text("Software", MARK)
+    options = {"pnginfo": text} if kind == "PNG" else {}
+    try:
+        with atomic_write(path) as temporary:
+            image.save(temporary, kind, **options)
+    except (OSError, ValueError) as error:  # no space, no permission, a name that is none
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{printable(path, 1000)} cannot be written: {reason}") from error
+
+
+def is_marked(path: Path) -> bool:
+    """Return True for a PNG that `write_image` wrote."""
+    try:
+        with open_image(path) as (image, _):
+            return image.format == "PNG" and image.info.get("Software") == MARK
+    except InputError:
+        return False
+
+
+def is_same_file(first: Path, second: Path) -> bool:
+    """Return True if both paths lead to one existing file, through links or another case, too."""
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):
+        return False
