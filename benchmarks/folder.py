@@ -1,9 +1,9 @@
-"""A folder of JPEGs to index PNGs and overlays: one after the other, and as `predict` does it.
+"""A folder of JPEGs to index PNGs and overlays: image by image, and as `predict` does it.
 
-    python benchmarks/folder.py [--pictures 2000] [--model NAME] [--batch 16] [--json]
+    python benchmarks/folder.py [--images 2000] [--model NAME] [--batch 16] [--json]
 
-`network` is the time that the device needs for the same pictures when they lie decoded in memory
-and nothing is written; its share of the whole is how busy the device is.
+`network` is the time for the same images decoded in memory, with nothing written; its fraction of
+the whole is how busy the device is.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import torch
 from isanet_zoo import create_model
 from isanet_zoo.imaging.reading import read_image
 from isanet_zoo.inference import folders
+from isanet_zoo.inference.outputs import plan
 from isanet_zoo.inference.predictor import Predictor
 
-PICTURE = Path(__file__).parents[1] / "examples" / "street.jpg"
+IMAGE = Path(__file__).parents[1] / "examples" / "street.jpg"
 
 
-def one_by_one(predictor: Predictor, stems: dict[Path, Path]) -> None:
-    """Read, segment and write, and only then look at the next."""
-    for path, stem in stems.items():
-        picture = read_image(path)
-        segmentation = predictor(picture)
+def one_by_one(predictor: Predictor, planned: dict[Path, tuple[Path, ...]]) -> None:
+    """Read, segment and write each image before the next one."""
+    for path in planned:
+        image = read_image(path)
+        segmentation = predictor(image)
         assert not isinstance(segmentation, list)
-        folders._write(segmentation, picture, stem)
+        folders._write(planned, (image, segmentation))
 
 
 def main() -> None:
-    """Measure three ways in turns and print pictures per second."""
+    """Measure the three in turns and print images per second."""
     parser = common.parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=16)
-    parser.add_argument("--model", help="a name whose weights are here (default: the built-in one)")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--model", help="a name with cached weights (default: the built-in one)")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "auto"), default="float32")
     args = parser.parse_args()
@@ -47,15 +48,15 @@ def main() -> None:
         batch_size=args.batch,
     )
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [Path(folder) / f"{number}.jpg" for number in range(args.pictures)]
-        for picture in pictures:
-            picture.write_bytes(PICTURE.read_bytes())
-        stems = folders.plan(pictures, Path(folder))
-        decoded = [read_image(PICTURE)] * args.pictures
+        images = [Path(folder) / f"{number}.jpg" for number in range(args.images)]
+        for image in images:
+            image.write_bytes(IMAGE.read_bytes())
+        planned = plan(map(str, images), Path(folder))
+        decoded = [read_image(IMAGE)] * args.images
         times = common.medians(
             {
-                "one by one": lambda: one_by_one(predictor, stems),
-                "predict": lambda: list(folders.segment_files(predictor, stems)),
+                "one by one": lambda: one_by_one(predictor, planned),
+                "predict": lambda: list(folders.segment_files(predictor, planned)),
                 "network": lambda: predictor(decoded),
             },
             args.rounds,
@@ -63,7 +64,7 @@ def main() -> None:
     rows = [
         {
             "way": way,
-            "pictures/s": args.pictures / seconds,
+            "images/s": args.images / seconds,
             "faster by": times["one by one"] / seconds,
             "device busy": times["network"] / seconds,
         }

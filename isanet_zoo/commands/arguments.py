@@ -85,7 +85,9 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def tile(text: str) -> int | str:
-    """Return the side of a tile, or `whole`."""
+    """Return the side of a tile in pixels, or `whole`."""
+    if text != "whole" and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a side in pixels, such as 512, or whole")
     return text if text == "whole" else int(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,9 +11,18 @@ from typing import Any
 from isanet_zoo.errors import ZooError
 
 
+def print_text(text: str, end: str = "\n") -> None:
+    """Print text on stdout, whatever its encoding; discard it when the reader is gone."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
+    except BrokenPipeError:  # `isanet-zoo predict images | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print_text(json.dumps(value, indent=2))
 
 
 def print_table(rows: Iterable[Sequence[object]]) -> None:
@@ -25,15 +35,15 @@ def print_table(rows: Iterable[Sequence[object]]) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
-        print("  ".join(cells).rstrip())
+        print_text("  ".join(cells).rstrip())
 
 
 def print_markdown(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as a Markdown table; the first row is the header."""
     for number, row in enumerate(rows):
-        print(f"| {' | '.join(map(str, row))} |")
+        print_text(f"| {' | '.join(map(str, row))} |")
         if number == 0:
-            print("|" + "---|" * len(row))
+            print_text("|" + "---|" * len(row))
 
 
 def print_tree(tree: dict[str, Any], indent: str = "") -> None:
@@ -42,17 +52,17 @@ def print_tree(tree: dict[str, Any], indent: str = "") -> None:
         items = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(item, dict) for item in items):
             for item in items:
-                print(f"{indent}{key}:")
+                print_text(f"{indent}{key}:")
                 print_tree(item, indent + "  ")
         else:
             text = ", ".join("not known" if item is None else str(item) for item in items)
-            print(f"{indent}{key}: {text}")
+            print_text(f"{indent}{key}: {text}")
 
 
 def print_dry(files: Iterable[Sequence[object]], card: str) -> None:
     """Print the files of an upload that was not made, and their model card."""
     print_table(files)
-    print(f"\n{card}", end="")
+    print_text(f"\n{card}", end="")
     print("isanet-zoo: a dry run; nothing was uploaded", file=sys.stderr)
 
 

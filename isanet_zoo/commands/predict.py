@@ -5,47 +5,53 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, predictor
-from isanet_zoo.commands.output import complain, print_json, print_trust
-from isanet_zoo.errors import InputError
+from isanet_zoo.commands.output import complain, print_json, print_text, print_trust
+from isanet_zoo.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from isanet_zoo.inference.folders import Result
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 BUILT_IN_NOTE = (
-    f"isanet-zoo: using {BUILT_IN}, a small model that is built in. It knows streets seen from a "
-    "car (CamVid's 11 classes) and is for personal and research use (CC BY-NC 4.0). "
-    "`isanet-zoo list` shows the large models; choose one with -m."
+    f"isanet-zoo: using {BUILT_IN}, the built-in model. It segments streets seen from a car "
+    "(CamVid's 11 classes); for personal and research use (CC BY-NC 4.0). `isanet-zoo list` shows "
+    "larger models; choose one with -m."
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="pictures, or one folder")
-    parser.add_argument(
-        "-m", "--model", metavar="NAME", help="see `list` (default: the one that is built in)"
-    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="images, or folders of some")
+    parser.add_argument("-m", "--model", metavar="NAME", help="see `list` (default: the built-in)")
     add_weights(parser)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"
     )
     add_prediction(parser)
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps")
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that isanet-zoo did not write"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segment pictures and print the files written; return 1 if a picture failed."""
+    """Segment images and print the files written; return 1 if an image failed."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    from isanet_zoo.inference.folders import plan, segment_files
+    from isanet_zoo.inference.folders import segment_files
+    from isanet_zoo.inference.outputs import plan
     from isanet_zoo.zoo import create_model
 
-    stems = plan(map(Path, options.images), options.out)
+    planned = plan(options.images, options.out)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {options.out} cannot be a folder: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--out {options.out} cannot be a folder: {reason}") from error
     name = options.model or BUILT_IN
     if not options.model:
         print(BUILT_IN_NOTE, file=sys.stderr)
@@ -54,24 +60,30 @@ def run(options: argparse.Namespace) -> int:
     prepared = predictor(model, options, confidence=options.confidence)
     results: list[dict[str, Any]] = []
     errors: list[str] = []
-    one = len(stems) == 1
-    with tqdm(total=len(stems), unit="picture", disable=one) as bar:  # type: ignore[no-untyped-call]
-        for result in segment_files(prepared, stems):
+    with tqdm(total=len(planned), unit="image", disable=len(planned) == 1) as bar:  # type: ignore[no-untyped-call]
+        for result in segment_files(prepared, planned, force=options.force):
             bar.update()
-            if result.segmentation is None:
+            if result.error:
                 errors.append(str(result.error))
                 continue
-            files = [str(file) for file in result.files]
-            classes = [
-                {"id": index, "name": name, "fraction": fraction}
-                for index, name, fraction in result.segmentation.present()
-            ]
-            results.append({"image": str(result.path), "files": files, "classes": classes})
+            results.append(_record(result))
             if not options.json:
-                bar.write("\n".join(files), file=sys.stdout)
+                with bar.external_write_mode():
+                    for file in result.files:
+                        print_text(printable(file, 5000))
     if options.json:
         print_json({"results": results, "errors": errors})
     if errors:
-        complain(f"{len(errors)} of {len(stems)} pictures could not be used:")
+        complain(f"{len(errors)} of {len(planned)} images could not be segmented:")
         print("".join(f"  {line}\n" for line in errors), end="", file=sys.stderr)
     return 1 if errors else 0
+
+
+def _record(result: Result) -> dict[str, Any]:
+    """Return a result as JSON."""
+    assert result.segmentation is not None
+    classes = [
+        {"id": index, "name": name, "fraction": fraction}
+        for index, name, fraction in result.segmentation.present()
+    ]
+    return {"image": str(result.path), "files": [*map(str, result.files)], "classes": classes}

@@ -1,0 +1,14 @@
+"""Fixtures of the commands' tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import TinyZoo
+
+
+@pytest.fixture
+def tiny(tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> TinyZoo:
+    """Make the published file of `isanet_tiny` available."""
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    return tiny_zoo
