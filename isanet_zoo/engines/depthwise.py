@@ -1,11 +1,11 @@
-"""Depthwise convolutions that are fast on a CPU, in both directions.
+"""Fast depthwise convolutions on CPUs, forward and backward.
 
-Encoders with depthwise convolutions (EfficientNet, MobileNet) are dilated to reach stride 8, and
-oneDNN has no fast path for the gradients of such kernels, for large dilated ones not even forwards.
-Two rewritings have one: a convolution of dilation d works on d x d interleaved pictures (phases)
-that know nothing of each other; and the gradient with respect to the input of a convolution that
-keeps the size is the convolution with the turned kernel. Outputs are equal to the last bit,
-gradients to float noise. `benchmarks/depthwise.py` shows what it gains.
+Encoders with depthwise convolutions (EfficientNet, MobileNet) are dilated to reach stride 8. oneDNN
+has no fast path for the gradients of dilated kernels, and none for the forward pass of large ones.
+Two equivalent computations have one: a convolution of dilation d is an undilated convolution of
+d x d interleaved images (phases), and the gradient with respect to the input of a convolution that
+keeps the size is the convolution with the flipped kernel. Outputs are bit-identical, gradients
+equal up to rounding. `benchmarks/depthwise.py` measures the speed.
 
 Letters in shapes: B batch, C channels, H W map, d dilation.
 """
@@ -18,43 +18,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isanet_zoo.engines.hooks import has_hooks
-
 
 def speed_up_depthwise(network: nn.Module) -> int:
-    """Let a network's depthwise convolutions take the fast path; names and values stay.
+    """Make a network's depthwise convolutions `DepthwiseConv2d`, in place.
 
-    Only for networks that run on the CPU: the rewritings cost time elsewhere.
+    Only for networks on the CPU: elsewhere, torch's own kernels are faster. Names, parameters and
+    hooks are kept.
 
     Returns:
-        How many convolutions that concerned.
+        The number of convolutions that were changed.
     """
-    count = 0
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Conv2d and _is_depthwise(child) and not has_hooks(child):
-                setattr(parent, name, DepthwiseConv2d(child))
-                count += 1
-    return count
+    found = [
+        module
+        for module in network.modules()
+        if type(module) is nn.Conv2d and _is_depthwise(module)
+    ]
+    for module in found:
+        module.__class__ = DepthwiseConv2d  # unlike a new module, it keeps the hooks
+    return len(found)
 
 
 def restore_depthwise(network: nn.Module) -> int:
-    """Undo `speed_up_depthwise`; names and parameters are kept.
+    """Undo `speed_up_depthwise`.
 
     Returns:
-        The number of convolutions that were replaced.
+        The number of convolutions that were changed.
     """
-    count = 0
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, DepthwiseConv2d):
-                setattr(parent, name, child.plain())
-                count += 1
-    return count
+    found: list[nn.Module] = [
+        module for module in network.modules() if type(module) is DepthwiseConv2d
+    ]
+    for module in found:
+        module.__class__ = nn.Conv2d
+    return len(found)
 
 
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
-    """Say whether `DepthwiseConv2d` can take a convolution's place."""
+    """Return True if `DepthwiseConv2d` computes the same as a convolution."""
     kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
     return (
         1 < convolution.groups == convolution.in_channels == convolution.out_channels
@@ -68,18 +67,7 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A square depthwise convolution that keeps the size; it takes over `original`."""
-
-    def __init__(self, original: nn.Conv2d) -> None:
-        super().__init__(**_geometry(original), device="meta")
-        self.weight, self.bias = original.weight, original.bias
-        self.train(original.training)
-
-    def plain(self) -> nn.Conv2d:
-        """Return torch's own convolution with the same parameters."""
-        plain = nn.Conv2d(**_geometry(self), device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain.train(self.training)
+    """A convolution for which `_is_depthwise` holds, with another `forward`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) to the same shape."""
@@ -87,18 +75,6 @@ class DepthwiseConv2d(nn.Conv2d):
             x = x.to(torch.get_autocast_dtype("cpu"))
         output: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])
         return output
-
-
-def _geometry(convolution: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments that make a convolution for which `_is_depthwise` holds."""
-    return {
-        "in_channels": convolution.in_channels,
-        "out_channels": convolution.out_channels,
-        "kernel_size": convolution.kernel_size[0],
-        "padding": convolution.padding[0],
-        "dilation": convolution.dilation[0],
-        "groups": convolution.groups,
-    }
 
 
 class _Depthwise(torch.autograd.Function):
@@ -117,8 +93,8 @@ class _Depthwise(torch.autograd.Function):
         (gradient,) = gradients
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            turned = weight.to(gradient.dtype).flip(2, 3)
-            of_x = _convolve(gradient, turned, None, ctx.dilation)
+            flipped = weight.to(gradient.dtype).flip(2, 3)
+            of_x = _convolve(gradient, flipped, None, ctx.dilation)
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(x, gradient, weight, ctx.dilation)
         if ctx.needs_input_grad[2]:
@@ -130,7 +106,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> 
     """Convolve (B, C, H, W) with (C, 1, k, k), and add a bias (C,)."""
     channels, kernel = weight.shape[0], weight.shape[-1]
     half = kernel // 2
-    if (kernel - 1) * dilation < 16:  # measured: below that, oneDNN's own way is faster
+    if (kernel - 1) * dilation < 16:  # measured: below that, oneDNN is faster
         return F.conv2d(x, weight, bias, 1, half * dilation, dilation, channels)
     batch, _, height, width = x.shape
     out = F.conv2d(_split(x, dilation), weight, bias, 1, half, 1, channels)

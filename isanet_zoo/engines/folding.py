@@ -1,11 +1,10 @@
-"""A network for inference alone: the same function in fewer operations.
+"""A network for inference: the same function in fewer operations.
 
-- A batch norm after a convolution is part of the convolution.
-- A group's attention weights sum to one, so the value projection V and the output projection W are
-  two linear maps in a row, W·(A·(V·x)) = A·((W·V)·x), and become one.
-- The groups of interlaced attention know nothing of each other: on a CPU they are worked off a few
-  at a time, in place, so that what belongs to them stays in the cache.
-- A map that is read for the last time leaves its memory to the next one.
+- A batch norm after a convolution is merged into the convolution.
+- The attention weights of a group sum to one. So the value projection V and the output projection
+  W are two linear maps in a row, W·(A·(V·x)) = A·((W·V)·x), and become one.
+- The groups of interlaced attention are independent: on a CPU they are processed in place, in
+  chunks that fit the cache.
 
 Letters in shapes: B batch, C channels, D key channels, h w feature map, P window, Q number of
 windows per side, G groups, N positions in a group.
@@ -15,171 +14,88 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
-import threading
-from collections import Counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch import Tensor, nn
 
-from isanet_zoo.engines.hooks import has_hooks
-from isanet_zoo.engines.row_blocks import StripBottleneck, StripConvolution
+from isanet_zoo.engines.encoder import fold_encoder, has_hooks, merge_norms
+from isanet_zoo.engines.row_blocks import RowBlockConvolution
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
-from isanet_zoo.network.backbones import bottlenecks
+from isanet_zoo.network.backbones import NORMS
+from isanet_zoo.network.head import ISAHead
 from isanet_zoo.network.isanet import ISANet
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = 1024  # at a time on a CPU: 512 channels of them are 2 MiB
+POSITIONS = 1024  # of one chunk on a CPU: 512 channels of them are 2 MiB
 
-_Norm = nn.modules.batchnorm._BatchNorm  # timm's with an activation, too
+HEAD_LAYERS = {  # a head that is made of others is not folded
+    *(ISAHead, InterlacedAttention, SelfAttention, ConvNormAct, nn.Conv2d, *NORMS),
+    *(nn.ReLU, nn.LeakyReLU, nn.Dropout2d, nn.Sequential),
+}
 
 
 @torch.no_grad()
 def fold(network: ISANet, dtype: torch.dtype = torch.float32) -> None:
-    """Fold a network that is in evaluation mode, and let it compute in `dtype`.
+    """Fold a network that is in evaluation mode, and make it compute in `dtype`.
 
-    What is not built from the parts that this library knows is left as it is. Logits stay float32:
-    in a smaller type, classes would tie.
+    Parts that the library does not support are left as they are. The classifier computes in
+    float32: in a smaller type, classes would tie.
 
     Args:
-        network: changed in place; its tensors are not, they are replaced.
-        dtype: type of all arithmetic but the classifier's.
+        network: changed in place.
+        dtype: type of the arithmetic.
     """
-    network.backbone = _fold_backbone(network.backbone)
+    network.aux_head = None
     head: Any = network.head
-    for name in ("reduce", "fuse"):
-        if type(part := getattr(head, name)) is ConvNormAct and not has_hooks(part):
-            setattr(head, name, StripConvolution(*_folded(part)))
-    if type(head.attention) is InterlacedAttention and not has_hooks(head.attention):
-        head.attention = FoldedInterlacedAttention(head.attention)
+    if _overrides_forward(network):
+        logger.info("%s is not folded: it has its own forward pass", type(network).__name__)
+    else:
+        network.backbone = fold_encoder(network.backbone, network.config.backbone)
+        if _is_supported(head):
+            _fold_head(head)
+        else:
+            logger.info("the head is not folded: it has hooks or other layers")
     network.to(dtype)
     head.classifier.float()
-    head.dropout = _ToFloat32()
+    head.dropout = _ToFloat32()  # in evaluation mode, dropout is the identity
 
 
-def _folded(part: Any) -> nn.Sequential:
-    """Return a `ConvNormAct` as a convolution and an activation."""
-    return nn.Sequential(fuse_conv_bn_eval(part.conv, part.norm), part.act)
-
-
-class _ToFloat32(nn.Module):
-    """Takes the place of dropout, which does nothing in evaluation mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.float()
-
-
-class _InTurn(nn.Module):
-    """Lets one thread at a time into an encoder: where hooks put maps, all threads put theirs."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.lock = threading.Lock()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        with self.lock:
-            maps: list[Tensor] = self.backbone(x)
-            return maps
-
-
-class _Tracer(fx.Tracer):
-    """Looks into whatever holds convolutions or norms, and no further."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        inner = [part for part in m.modules() if isinstance(part, (nn.Conv2d, _Norm))]
-        return not inner or inner[0] is m or isinstance(m, StripBottleneck)
-
-
-def _fold_backbone(backbone: nn.Module) -> nn.Module:
-    """Return an encoder with folded norms that lets go of each map once it is read.
-
-    Of its two maps the first, for the auxiliary head, is not kept: both are the last one.
-    """
-    if has_hooks(backbone):
-        logger.info("%s keeps its norms: it has hooks", type(backbone).__name__)
-        return _InTurn(backbone)
-    try:
-        graph = _Tracer().trace(backbone)
-    except Exception as error:  # a network can do anything that fx cannot follow
-        logger.info("%s keeps its norms: %s", type(backbone).__name__, error)
-        return backbone
-    _fold_norms(backbone, graph)
-    for name, block in bottlenecks(backbone):
-        backbone.set_submodule(name, StripBottleneck(block))
-    graph = _Tracer().trace(backbone)
-    output: Any = next(node for node in graph.nodes if node.op == "output")
-    *_, last = output.args[0]
-    output.args = ((last, last),)
-    _overwrite(graph, _calls(backbone, graph))
-    return fx.GraphModule(backbone, graph)
-
-
-def _calls(backbone: nn.Module, graph: fx.Graph) -> dict[fx.Node, nn.Module]:
-    """Return the module that each node calls, if it does."""
-    modules = dict(backbone.named_modules())
-    return {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
-
-
-def _fold_norms(backbone: nn.Module, graph: fx.Graph) -> None:
-    """Fold each norm into the convolution before it, where nothing else reads that."""
-    calls = _calls(backbone, graph)
-    times = Counter(calls.values())
-    for node, norm in calls.items():
-        if not isinstance(norm, _Norm) or norm.running_mean is None:
-            continue
-        source: Any = node.args[0]
-        convolution = calls.get(source)
-        if not isinstance(convolution, nn.Conv2d):
-            continue
-        if len(source.users) == times[norm] == times[convolution] == 1:
-            convolution.weight, convolution.bias = _fused(convolution, norm)
-            backbone.set_submodule(str(node.target), _after(norm))
-
-
-def _overwrite(graph: fx.Graph, calls: dict[fx.Node, nn.Module]) -> None:
-    """Let sums and bottlenecks write over an operand that nothing reads afterwards."""
-    for node in graph.nodes:
-        if node.target is operator.add and _is_fresh(node.args[0], calls):
-            node.target = operator.iadd
-        elif isinstance(calls.get(node), StripBottleneck):
-            (source,) = node.args
-            # Of these it is known that their output's memory is nobody else's.
-            fresh = isinstance(calls.get(source), (StripBottleneck, nn.MaxPool2d))
-            node.kwargs = {"overwrite": fresh and len(source.users) == 1}
-
-
-def _is_fresh(node: Any, calls: dict[fx.Node, nn.Module]) -> bool:
-    """Say whether a value is a convolution's output, possibly handed on, and read only once."""
-    while isinstance(node, fx.Node) and len(node.users) == 1:  # and not a number
-        module = calls.get(node)
-        if not isinstance(module, nn.Identity):
-            return isinstance(module, nn.Conv2d)
-        (node,) = node.args
-    return False
-
-
-def _fused(convolution: nn.Conv2d, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return weight (C_out, C_in, k, k) and bias (C_out,) of a convolution with its norm."""
-    return fuse_conv_bn_weights(
-        convolution.weight,
-        convolution.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
+def _overrides_forward(network: ISANet) -> bool:
+    """Return True if a subclass may use the feature maps in another way."""
+    return (
+        type(network).forward_features is not ISANet.forward_features
+        or type(network).forward_logits is not ISANet.forward_logits
     )
 
 
-def _after(norm: nn.Module) -> nn.Module:
-    """Return what is left of a norm: timm's bring an activation along."""
-    activation = getattr(norm, "act", None)
-    return activation if isinstance(activation, nn.Module) else nn.Identity()
+def _is_supported(head: nn.Module) -> bool:
+    """Return True if a head consists of the library's layers alone, without hooks."""
+    parts = list(head.modules())
+    norms = (part for part in parts if type(part) in NORMS)
+    return (
+        not has_hooks(head)
+        and {type(part) for part in parts} <= HEAD_LAYERS
+        and all(norm.running_mean is not None for norm in norms)
+    )
+
+
+def _fold_head(head: Any) -> None:
+    head.reduce = RowBlockConvolution(*_merge(head.reduce))
+    head.fuse = RowBlockConvolution(*_merge(head.fuse))
+    head.attention = FoldedInterlacedAttention(head.attention)
+
+
+def _merge(part: Any) -> list[Any]:
+    """Return a `ConvNormAct` as a convolution and an activation."""
+    return merge_norms([part.conv, part.norm, part.act])
+
+
+class _ToFloat32(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
 
 
 class FoldedSelfAttention(nn.Module):
@@ -187,10 +103,9 @@ class FoldedSelfAttention(nn.Module):
 
     def __init__(self, original: SelfAttention) -> None:
         super().__init__()
-        self.query = nn.Sequential(*(_folded(part) for part in original.query))
-        self.key = nn.Sequential(*(_folded(part) for part in original.key))
-        project: Any = _folded(original.project)
-        convolution, self.act = project
+        self.query = nn.Sequential(*(layer for part in original.query for layer in _merge(part)))
+        self.key = nn.Sequential(*(layer for part in original.key for layer in _merge(part)))
+        convolution, self.act = _merge(original.project)
         self.value = copy.deepcopy(original.value)
         weight, value = convolution.weight.flatten(1), original.value.weight.flatten(1)
         self.value.weight = nn.Parameter((weight @ value)[..., None, None])

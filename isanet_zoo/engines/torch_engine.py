@@ -5,14 +5,17 @@ Letters in shapes: B batch, K classes, h w image.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from isanet_zoo.engines.cuda_graphs import GraphedForward
-from isanet_zoo.engines.depthwise import speed_up_depthwise
+from isanet_zoo.engines.depthwise import restore_depthwise, speed_up_depthwise
+from isanet_zoo.engines.encoder import has_hooks
 from isanet_zoo.engines.folding import fold
 from isanet_zoo.network.isanet import ISANet
 
@@ -48,6 +51,9 @@ class TorchEngine:
         self.preprocess = network.preprocess
         self.resize = network.config.head.resize
         self.network = _prepare(network, device, dtype)
+        # Hooks, such as those of timm's `FeatureHookNet`, store feature maps on the module.
+        hooked = has_hooks(self.network)
+        self._turn = threading.Lock() if hooked else contextlib.nullcontext()
         self._forward: Callable[[Tensor], Tensor] = self.network.forward_logits
         if compile:
             self._forward = torch.compile(self._forward)
@@ -60,14 +66,14 @@ class TorchEngine:
     def __call__(self, images: Tensor) -> Tensor:
         """Map prepared images (B, 3, h, w) float32 to logits (B, K, h/8, w/8) float32."""
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, enabled=False):
+        with self._turn, torch.autocast(self.device.type, enabled=False):
             return self._forward(images)
 
 
 def _prepare(network: ISANet, device: torch.device, dtype: torch.dtype) -> ISANet:
     """Return a folded copy of a network in its fastest memory format."""
     folded = copy.deepcopy(network).eval()
-    folded.aux_head = None
+    restore_depthwise(folded)
     folded.to(device, torch.float32)
     with torch.autocast(device.type, enabled=False):
         fold(folded, dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from isanet_zoo.engines import engine
 from isanet_zoo.engines.engine import best_device, create_engine, resolve_device, resolve_dtype
 from isanet_zoo.errors import InputError
-from tests.engines.test_folding import make_network, relative
+from tests.engines.networks import make_network
 
 CPU = torch.device("cpu")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -85,24 +84,3 @@ def test_resolve_dtype_of_another_type_is_refused(dtype: Any) -> None:
 def test_create_engine_with_an_unknown_name_is_refused() -> None:
     with pytest.raises(InputError, match="engine is 'tensorrt'; choose one of torch"):
         create_engine(make_network(), name="tensorrt")
-
-
-@pytest.mark.parametrize("dtype", engine.DTYPES)
-def test_engine_computes_the_logits_and_leaves_the_network_unchanged(dtype: torch.dtype) -> None:
-    network = make_network().train()
-    before = copy.deepcopy(network.state_dict())
-    made = create_engine(network, dtype=dtype)
-    assert network.training
-    images = torch.randn(2, 3, 64, 90)
-    with torch.no_grad():
-        expected = copy.deepcopy(network).eval().forward_logits(images)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = made(images)
-    assert logits.dtype == torch.float32
-    assert logits.shape == (2, 7, 8, 12)
-    assert relative(logits, expected) < (2e-5 if dtype == torch.float32 else 0.05)
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, before[key]), key
-    assert (made.name, made.device, made.dtype) == ("torch", CPU, dtype)
-    assert (made.label_set, made.preprocess) == (network.label_set, network.preprocess)
-    assert made.resize == network.config.head.resize

@@ -1,186 +1,206 @@
-"""By strips and in place, a block computes what it computes as a whole."""
+"""Tests that row blocks compute the same as whole maps."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from timm.models.resnet import Bottleneck
-from torch import Tensor, nn
+from torch import nn
 
-from isanet_zoo.engines import folding, row_blocks
-from isanet_zoo.engines.row_blocks import StripBottleneck, StripConvolution
-from isanet_zoo.network.isanet import ISANet
-from tests.engines.test_folding import HEAD, relative, settle
+from isanet_zoo.engines import row_blocks
+from isanet_zoo.engines.encoder import FoldedEncoder, fold_encoder
+from isanet_zoo.engines.row_blocks import Bottleneck, Residual, RowBlockConvolution
+from isanet_zoo.network.backbones import create_backbone
+from tests.engines.networks import relative, settle
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let strips of few rows be worth it for every map; no gradients."""
+def small_row_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Process every map in row blocks of few rows; no gradients."""
     monkeypatch.setattr(row_blocks, "LARGE", 0)
-    monkeypatch.setattr(row_blocks, "STRIP", 700)
-    monkeypatch.setattr(row_blocks, "PIECE", 1500)
+    monkeypatch.setattr(row_blocks, "ROW_BLOCK", 700)
+    monkeypatch.setattr(row_blocks, "PART", 1500)
     with torch.no_grad():
         yield
 
 
-def make_block(inputs: int, dilation: int, shortcut: str) -> Any:
-    """Return a folded bottleneck, from so many channels to 16."""
-    downsample = None
-    if shortcut == "pointwise":
-        downsample = nn.Sequential(nn.Identity(), nn.Conv2d(inputs, 16, 1), nn.Identity())
-    elif shortcut == "average":
-        downsample = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(inputs, 16, 1))
-    block: Any = Bottleneck(inputs, 4, downsample=downsample, dilation=dilation)
-    for name in ("bn1", "bn2", "bn3"):
-        setattr(block, name, nn.Identity())
-    for name in ("conv1", "conv2", "conv3"):
-        nn.init.normal_(getattr(block, name).weight, std=0.5)
-        getattr(block, name).bias = nn.Parameter(torch.randn(getattr(block, name).out_channels))
-    return block.eval()
+def make_layers(inputs: int, dilation: int) -> list[nn.Module]:
+    """Return the layers of a bottleneck from `inputs` channels to 16."""
+    return [
+        nn.Conv2d(inputs, 4, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, padding=dilation, dilation=dilation),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 16, 1),
+    ]
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 23), st.integers(1, 9)),
-    dilation=st.integers(1, 5),
-    # As many channels before as behind, fewer, and more.
-    kind=st.sampled_from(
-        [(16, "none"), (16, "pointwise"), (6, "pointwise"), (20, "pointwise"), (6, "average")]
-    ),
-    strip=st.integers(1, 3000),
-    piece=st.integers(1, 3000),
-    overwrite=st.booleans(),
-    channels_last=st.booleans(),
-)
-def test_bottleneck_is_the_same_map(
-    shape: tuple[int, int, int],
-    dilation: int,
-    kind: tuple[int, str],
-    strip: int,
-    piece: int,
-    overwrite: bool,
-    channels_last: bool,
-) -> None:
+def make_shortcut(inputs: int) -> list[nn.Module]:
+    """Return a shortcut from `inputs` channels to 16."""
+    return [] if inputs == 16 else [nn.Conv2d(inputs, 16, 1)]
+
+
+def make_block(inputs: int = 16, dilation: int = 2) -> Bottleneck:
     torch.manual_seed(0)
-    inputs, shortcut = kind
-    block = make_block(inputs, dilation, shortcut)
-    batch, height, width = shape
-    x = torch.randn(batch, inputs, height, width)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    untouched = x.clone()
-    expected = block(x.clone())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_blocks, "STRIP", strip)
-        patch.setattr(row_blocks, "PIECE", piece)
-        actual = StripBottleneck(block)(x, overwrite=overwrite)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    if not overwrite:
-        assert torch.equal(x, untouched)
+    return Bottleneck(
+        make_layers(inputs, dilation), make_shortcut(inputs), nn.ReLU(inplace=True)
+    ).eval()
+
+
+def whole(block: Residual, x: torch.Tensor) -> torch.Tensor:
+    """Return the output of a block from its definition, without row blocks."""
+    y = x.clone()
+    for layer in block.layers:
+        y = layer(y)
+    return block.activation(y + block.shortcut(x.clone()))  # type: ignore[no-any-return]
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 23), st.integers(1, 9)),
+    dilation=st.integers(1, 5),
+    inputs=st.sampled_from([16, 6, 20]),  # as many channels as in the output, fewer, more
+    row_block=st.integers(1, 3000),
+    part=st.integers(1, 3000),
+    overwrite=st.booleans(),
+    channels_last=st.booleans(),
+)
+def test_bottleneck_in_row_blocks_equals_the_whole(
+    shape: tuple[int, int, int],
+    dilation: int,
+    inputs: int,
+    row_block: int,
+    part: int,
+    overwrite: bool,
+    channels_last: bool,
+) -> None:
+    block = make_block(inputs, dilation)
+    block.overwrite = overwrite
+    batch, height, width = shape
+    x = torch.randn(batch, inputs, height, width)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    original, expected = x.clone(), whole(block, x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_blocks, "ROW_BLOCK", row_block)
+        patch.setattr(row_blocks, "PART", part)
+        actual = block(x)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    if not overwrite:
+        assert torch.equal(x, original)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 23), st.integers(1, 9)),
     channels=st.tuples(st.integers(1, 12), st.integers(1, 6)),
     dilation=st.integers(1, 4),
     kernel=st.sampled_from([1, 3]),
-    strip=st.integers(1, 1000),
+    row_block=st.integers(1, 1000),
 )
-def test_convolution_is_the_same_map(
+def test_convolution_in_row_blocks_equals_the_whole(
     shape: tuple[int, int, int],
     channels: tuple[int, int],
     dilation: int,
     kernel: int,
-    strip: int,
+    row_block: int,
 ) -> None:
     torch.manual_seed(0)
-    rim = dilation * (kernel // 2)
-    convolution = nn.Conv2d(*channels, kernel, padding=rim, dilation=dilation)
+    halo = dilation * (kernel // 2)
+    convolution = nn.Conv2d(*channels, kernel, padding=halo, dilation=dilation)
     batch, height, width = shape
     x = torch.randn(batch, channels[0], height, width)
     expected = convolution(x).relu()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_blocks, "STRIP", strip)
-        for order in (torch.contiguous_format, torch.channels_last):
-            again = x.clone(memory_format=order)  # as it is overwritten
-            actual = StripConvolution(convolution, nn.ReLU(inplace=True))(again)
+        patch.setattr(row_blocks, "ROW_BLOCK", row_block)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            again = x.clone(memory_format=memory_format)  # it is overwritten
+            actual = RowBlockConvolution(convolution, nn.ReLU(inplace=True))(again)
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-            assert actual.untyped_storage().nbytes() == actual.nbytes  # the input's is let go of
+            # The memory of the input is not kept.
+            assert actual.untyped_storage().nbytes() == actual.nbytes
 
 
-def test_what_is_overwritten_is_the_input_s_memory() -> None:
+def test_bottleneck_with_overwrite_returns_the_memory_of_its_input() -> None:
     x = torch.randn(1, 16, 9, 7).contiguous(memory_format=torch.channels_last)
-    out = StripBottleneck(make_block(16, 2, "none"))(x, overwrite=True)
-    assert out.data_ptr() == x.data_ptr()
+    block = make_block()
+    block.overwrite = True
+    assert block(x).data_ptr() == x.data_ptr()
 
 
-def test_gradients_go_the_plain_way() -> None:
-    block = make_block(16, 2, "none")
+def test_bottleneck_with_gradients_computes_the_whole() -> None:
+    block = make_block()
     x = torch.randn(1, 16, 9, 7, requires_grad=True)
     with torch.enable_grad():
-        StripBottleneck(block)(x, overwrite=True).sum().backward()
+        block(x).sum().backward()
     assert x.grad is not None
-    assert block.conv1.weight.grad is not None
+    assert block.layers[0].get_parameter("weight").grad is not None
 
 
-# Bottlenecks as they are; with shortcuts that average; with attention, which sees whole maps; with
-# norms of the picture's own.
+POOL = nn.AvgPool2d(3, 1, 1)
+
+
 @pytest.mark.parametrize(
-    ("backbone", "expected"),
-    [("resnet26", 7), ("resnet26d", 7), ("seresnet50", 0), ("resnet50_gn", 0)],
+    ("position", "layer"),
+    [
+        (0, nn.Conv2d(16, 4, 3, padding=1)),
+        (2, nn.Conv2d(4, 4, 3, padding=1, stride=2)),
+        (2, nn.Conv2d(4, 4, 3, padding=2)),
+        (2, nn.Conv2d(4, 4, 2, padding=1)),
+        (2, nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
+        (2, nn.Conv2d(4, 4, 3, padding="same")),
+        (4, POOL),
+        (4, nn.Conv2d(4, 4, 1)),  # no wider than in between
+    ],
 )
-def test_networks_are_the_same_map(backbone: str, expected: int) -> None:
+def test_bottleneck_does_not_fit_layers_that_use_rows_otherwise(
+    position: int, layer: nn.Module
+) -> None:
+    layers = make_layers(16, 1)
+    assert Bottleneck.fits(layers, [])
+    layers[position] = layer
+    assert not Bottleneck.fits(layers, [])
+
+
+def test_bottleneck_does_not_fit_a_shortcut_that_uses_other_rows() -> None:
+    layers = make_layers(6, 1)
+    assert Bottleneck.fits(layers, make_shortcut(6))
+    assert not Bottleneck.fits(layers, [POOL, nn.Conv2d(6, 16, 1)])
+    assert not Bottleneck.fits([*layers, nn.ReLU()], make_shortcut(6))
+
+
+# All but the one with a stride; not those whose shortcut averages; not those with attention.
+@pytest.mark.parametrize(
+    ("name", "expected"), [("resnet26", 7), ("resnet26d", 5), ("ecaresnet26t", 0)]
+)
+def test_folded_encoder_in_row_blocks_computes_the_same(name: str, expected: int) -> None:
     torch.manual_seed(0)
-    network = ISANet(backbone, 7, head=HEAD)
-    settle(network)
-    folded = copy.deepcopy(network)
-    folding.fold(folded)
-    found = [module for module in folded.modules() if isinstance(module, StripBottleneck)]
-    assert len(found) == expected  # all but the one with a stride
-    images = torch.randn(2, 3, 97, 85)
-    before = images.clone()
-    assert relative(folded.forward_logits(images), network.forward_logits(images)) < 2e-5
-    folded.to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
-    assert relative(folded.forward_logits(images), network.forward_logits(images)) < 2e-5
-    assert torch.equal(images, before)
+    encoder = create_backbone(name)
+    settle(encoder)
+    folded = fold_encoder(copy.deepcopy(encoder), name)
+    found = [module for module in folded.modules() if isinstance(module, Bottleneck)]
+    assert len(found) == expected
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn(2, 3, 65, 50).contiguous(memory_format=memory_format)
+        original = images.clone()
+        folded.to(memory_format=memory_format)
+        assert relative(folded(images)[1], encoder(images)[-1]) < 2e-5
+        assert torch.equal(images, original)
 
 
-def test_maps_die_where_they_are_read_for_the_last_time() -> None:
-    network: Any = ISANet("resnet26", 7, head=HEAD).eval()
-    folding.fold(network)
-    overwrites = {
-        str(node.target): node.kwargs["overwrite"]
-        for node in network.backbone.graph.nodes
-        if "overwrite" in node.kwargs
-    }
-    # The input of `layer2.1` comes from a block that did not go by row_blocks.
-    assert [name for name, allowed in overwrites.items() if not allowed] == ["layer2.1"]
+def test_folded_encoder_overwrites_maps_that_have_no_later_use() -> None:
+    folded = fold_encoder(create_backbone("resnet26").eval(), "resnet26")
+    blocks = [module for module in folded.modules() if isinstance(module, Bottleneck)]
+    assert all(block.overwrite for block in blocks)
 
 
-class Twice(nn.Module):
-    """Reads the input, and the output of a bottleneck, more than once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = make_block(16, 1, "none"), make_block(16, 2, "none")
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        once = self.first(x)
-        return [once, self.second(once) * once + x]
-
-
-def test_what_is_read_again_is_not_overwritten() -> None:
-    torch.manual_seed(0)
-    network = Twice().eval()
+def test_folded_encoder_never_overwrites_its_input() -> None:
+    encoder = FoldedEncoder([make_block(), nn.ReLU(), make_block()])
     x = torch.randn(1, 16, 9, 7).contiguous(memory_format=torch.channels_last)
-    expected = network(x.clone())[1]
-    graph = folding._fold_backbone(copy.deepcopy(network))
-    assert any(isinstance(module, StripBottleneck) for module in graph.modules())
-    torch.testing.assert_close(graph(x)[1], expected, rtol=1e-4, atol=1e-4)
+    original = x.clone()
+    expected = whole(make_block(), whole(make_block(), x).relu())
+    torch.testing.assert_close(encoder(x)[1], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, original)

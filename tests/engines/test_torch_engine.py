@@ -1,0 +1,79 @@
+"""Tests of the torch engine: threads, hooks, and the network that it was made from."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from isanet_zoo.engines.depthwise import DepthwiseConv2d, speed_up_depthwise
+from isanet_zoo.engines.engine import DTYPES, create_engine
+from isanet_zoo.network.isanet import ISANet
+from tests.engines.networks import make_network, relative
+
+
+@torch.no_grad()
+def logits_of(network: ISANet, images: Tensor) -> Tensor:
+    return copy.deepcopy(network).eval().forward_logits(images)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_engine_computes_the_logits_and_keeps_the_network_unchanged(dtype: torch.dtype) -> None:
+    network = make_network().train()
+    before = copy.deepcopy(network.state_dict())
+    engine = create_engine(network, dtype=dtype)
+    images = torch.randn(2, 3, 64, 90)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = engine(images)
+    assert logits.dtype == torch.float32
+    assert logits.shape == (2, 7, 8, 12)
+    expected = logits_of(network, images)
+    assert relative(logits, expected) < (2e-5 if dtype == torch.float32 else 0.05)
+    assert network.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_engine_has_the_classes_and_rules_of_the_network() -> None:
+    network = make_network()
+    engine = create_engine(network, dtype=torch.bfloat16)
+    assert (engine.name, engine.device, engine.dtype) == (
+        "torch",
+        torch.device("cpu"),
+        torch.bfloat16,
+    )
+    assert (engine.label_set, engine.preprocess) == (network.label_set, network.preprocess)
+    assert engine.resize == network.config.head.resize
+
+
+def test_engine_of_a_network_in_training_on_a_cpu_folds_its_depthwise_layers() -> None:
+    network = make_network("mobilenetv3_small_050")
+    images = torch.randn(1, 3, 64, 72)
+    expected = logits_of(network, images)
+    speed_up_depthwise(network)
+    layers = sum(isinstance(module, DepthwiseConv2d) for module in network.modules())
+    assert relative(create_engine(network)(images), expected) < 2e-5
+    assert sum(isinstance(module, DepthwiseConv2d) for module in network.modules()) == layers > 0
+
+
+def test_engine_of_an_encoder_with_hooks_may_be_shared_by_threads() -> None:
+    network = make_network()
+    # It stores its maps on the module, where several threads would overwrite them.
+    network.backbone = timm.create_model(
+        "test_resnet",
+        features_only=True,
+        output_stride=8,
+        out_indices=(-2, -1),
+        feature_cls="hook",
+    ).eval()
+    images = [torch.randn(1, 3, 33 + 8 * index, 40) for index in range(6)]
+    expected = [logits_of(network, one) for one in images]
+    engine = create_engine(network)
+    with ThreadPoolExecutor(4) as pool:
+        for actual, alone in zip(pool.map(engine, 10 * images), 10 * expected, strict=True):
+            assert actual.shape == alone.shape
+            assert relative(actual, alone) < 2e-5
