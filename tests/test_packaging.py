@@ -41,7 +41,6 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
     assert {
         "isanet_zoo/weights_manifest.json",
         "isanet_zoo/py.typed",
-        "isanet_zoo/manifest/manifest.schema.json",
         "isanet_zoo/embedded/NOTICE.md",
         "isanet_zoo/embedded/isanet_efficientnet_lite0os8_camvid.safetensors",
     } <= names

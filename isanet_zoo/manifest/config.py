@@ -1,98 +1,100 @@
-"""The numbers that make one ISANet differ from another, and how its input is prepared."""
+"""Configuration of a network and of its preprocessing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.records import check_choices, real_number, whole_number
+from isanet_zoo.records import Range, Record, Text
 
 ResizeRule: TypeAlias = Literal["half_pixel", "corners", "asymmetric"]
 
-OUTPUT_STRIDE = 8  # every published ISANet works on maps of 1/8 of the input
+OUTPUT_STRIDE = 8  # every published ISANet works on feature maps of 1/8 of the input
+
+MOST_CLASSES = 4096  # of a network; `predict` supports up to 256
+MOST_PIXELS = 2048 * 2048  # that an image is resized or padded to
+
+Channels = Annotated[int, Range(1, 4096)]
+Side = Annotated[int, Range(1, 4096)]  # pixels
+WindowSide = Annotated[int, Range(32, 4096)]  # pixels
+Mean = Annotated[float, Range(-1000, 1000)]  # grey levels
+Std = Annotated[float, Range(0.01, 10_000)]  # grey levels
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Record):
     """The segmentation head. The defaults are those of sssegmentation's six models.
 
     The published families differ in fuse_kernel, value_bias, aux_channels, activation, dropout and
-    resize (and in their encoders), so the manifest says every number for every weight; the
-    defaults serve networks that a user builds.
+    resize, and in their encoders. The manifest states every number of every weight; the defaults
+    are for networks that a user builds.
 
-    Attributes:
-        channels: C, width of the head's features.
-        key_channels: D, width of queries and keys.
-        partition: size of a short-range window in feature pixels, and so the stride of the
-            long-range groups (P_h, P_w in the paper).
-        fuse_kernel: kernel of the convolution that fuses attention and input features.
-        value_bias: whether the value projection has a bias.
-        aux_channels: width of the auxiliary head.
-        activation: non-linearity of both heads.
-        dropout: probability of dropping a channel before each classifier.
-        resize: where bilinear resizing of the logits puts its samples, see `network.resize`.
+    Raises:
+        InputError: a number is out of range.
     """
 
-    channels: int = 512
-    key_channels: int = 256
-    partition: tuple[int, int] = (8, 8)
-    fuse_kernel: Literal[1, 3] = 3
-    value_bias: bool = False
-    aux_channels: int = 512
-    activation: Literal["relu", "leaky_relu"] = "relu"
-    dropout: float = 0.1
-    resize: ResizeRule = "half_pixel"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("channels", "key_channels", "aux_channels"):
-            whole_number(name, getattr(self, name))
-        for side in self.partition:
-            whole_number(f"partition {self.partition}: a side", side)
-        real_number("dropout", self.dropout, "at least 0 and less than 1", 0, 1)
+    channels: Channels = 512  # C, width of the head's features
+    key_channels: Channels = 256  # D, width of queries and keys
+    # (P_h, P_w) in the paper: size of a short-range window in feature pixels, which is also the
+    # stride of the long-range groups
+    partition: tuple[Annotated[int, Range(1, 32)], Annotated[int, Range(1, 32)]] = (8, 8)
+    fuse_kernel: Literal[1, 3] = 3  # of the convolution that fuses attention and input features
+    value_bias: bool = False  # whether the value projection has a bias
+    aux_channels: Channels = 512  # width of the auxiliary head
+    activation: Literal["relu", "leaky_relu"] = "relu"  # of both heads
+    dropout: Annotated[float, Range(0, 0.99)] = 0.1  # of channels, before each classifier
+    resize: ResizeRule = "half_pixel"  # sample positions of the logits, see `network.resize`
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """A whole network: a timm encoder at output stride 8 and the head on top."""
+class NetworkConfig(Record):
+    """A network: a timm encoder at output stride 8, and the head.
 
-    backbone: str
-    num_classes: int
-    in_chans: int = 3
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    backbone: Annotated[str, Text(100, 1)]  # name of a timm model
+    num_classes: Annotated[int, Range(1, MOST_CLASSES)]  # K
+    in_chans: Annotated[int, Range(1, 1024)] = 3  # channels of the images
     head: HeadConfig = field(default_factory=HeadConfig)
 
-    def __post_init__(self) -> None:
-        whole_number("num_classes", self.num_classes)
-        whole_number("in_chans", self.in_chans)
-
 
 @dataclass(frozen=True)
-class Preprocess:
-    """From a picture to the network's input.
+class Preprocess(Record):
+    """Preparation of an image as the network's input.
 
-    Attributes:
-        resize: (longest, shortest) side in pixels; the picture is scaled, up or down, until it just
-            fits both. None keeps its size.
-        mean: per channel, RGB, in grey levels 0..255; subtracted.
-        std: per channel, RGB, in grey levels; divided by.
-        order: of the channels that the network sees.
-        pad: (height, width) that a smaller picture is filled up to, at the bottom and on the right,
-            with the mean; what the network says about the filling is cut off. None does not.
-        window: (height, width) of the windows that slide over a picture, in pixels of the input;
-            scores are averaged where they overlap. None takes it whole.
-        stride: (rows, columns) from one window to the next.
+    Raises:
+        InputError: a number is out of range, or window and stride contradict each other.
     """
 
-    resize: tuple[int, int] | None = None
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    order: Literal["rgb", "bgr"] = "rgb"
-    pad: tuple[int, int] | None = None
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
+    # (longest, shortest) side in pixels: the image is scaled, up or down, until it fits both.
+    # None keeps its size.
+    resize: tuple[Side, Side] | None = None
+    mean: tuple[Mean, Mean, Mean] = (123.675, 116.28, 103.53)  # of RGB in 0..255; subtracted
+    std: tuple[Std, Std, Std] = (58.395, 57.12, 57.375)  # of RGB in 0..255; divided by
+    order: Literal["rgb", "bgr"] = "rgb"  # of the network's input channels
+    # (height, width) that a smaller image is padded to with the mean, at the bottom and on the
+    # right. The logits of the padding are cropped.
+    pad: tuple[Side, Side] | None = None
+    # (height, width) of sliding windows, in pixels of the input; logits are averaged where they
+    # overlap. None takes the whole image at once.
+    window: tuple[WindowSide, WindowSide] | None = None
+    stride: tuple[Side, Side] | None = None  # (rows, columns) from one window to the next
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if (self.window is None) != (self.stride is None):
+        super().__post_init__()
+        for name in ("resize", "pad"):
+            if (size := getattr(self, name)) and size[0] * size[1] > MOST_PIXELS:
+                raise InputError(f"{name} is {size}; it must be at most {MOST_PIXELS} pixels")
+        if self.window is None and self.stride is None:
+            return
+        if self.window is None or self.stride is None:
             raise InputError(f"window is {self.window}, stride {self.stride}; give both or none")
+        for side, step in zip(self.window, self.stride, strict=True):
+            if not side / 4 <= step <= side:
+                raise InputError(
+                    f"stride is {self.stride}; each side must be within a quarter of the window "
+                    f"{self.window} and the whole"
+                )

@@ -1,54 +1,67 @@
-"""Label sets: what the class ids of a label map mean, and how they are drawn."""
+"""Label sets: names, colours and official ids of the classes of a data set."""
 
 from __future__ import annotations
 
 import difflib
-import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 from isanet_zoo.errors import InputError, UnknownModelError
+from isanet_zoo.manifest.config import MOST_CLASSES
+from isanet_zoo.records import Range, Record, Text, whole_number
+
+PerClass = Range(1, MOST_CLASSES)
+
+ClassName = Annotated[str, Text(200, 1)]
+Colour = Annotated[str, Text(7, pattern="#[0-9a-f]{6}", words="a colour like '#00ff7f'")]
+OfficialId = Annotated[int, Range(0, MOST_CLASSES - 1)]
 
 
 @dataclass(frozen=True)
-class LabelSet:
+class LabelSet(Record):
     """The classes of a data set, in the order of the network's outputs.
 
-    Attributes:
-        name: short name of the data set, such as ``"ade20k"``.
-        title: its name in print.
-        names: one name per class, as its publisher writes it; synonyms are separated by commas.
-        palette: one colour per class, ``"#rrggbb"``.
-        official_ids: the pixel value of each class in the data set's own annotation files.
-        ignore_index: the label of pixels that have no class.
+    Raises:
+        InputError: a field is out of range, a name occurs twice, or there is not one colour and one
+            id per class.
     """
 
-    name: str
-    title: str
-    names: tuple[str, ...]
-    palette: tuple[str, ...]
-    official_ids: tuple[int, ...]
-    ignore_index: int = 255
+    name: Annotated[str, Text(100, 1)]  # short name of the data set, such as "ade20k"
+    title: Annotated[str, Text(200)]  # its name in print
+    # one name per class, as its publisher writes it; synonyms are separated by commas
+    names: Annotated[tuple[ClassName, ...], PerClass]
+    palette: Annotated[tuple[Colour, ...], PerClass]  # one colour per class, "#rrggbb"
+    # the value of each class in the data set's own masks, 0..255 for up to 256 classes
+    official_ids: Annotated[tuple[OfficialId, ...], PerClass]
+    ignore_index: Annotated[int, Range(0, 255)] = 255  # the label of pixels without a class
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in ("palette", "official_ids"):
             if len(getattr(self, field)) != len(self.names):
                 raise InputError(
                     f"label set {self.name!r}: {len(self.names)} names but "
                     f"{len(getattr(self, field))} entries in {field}; give one per class"
                 )
-        for colour in self.palette:
-            if not re.fullmatch("#[0-9a-f]{6}", colour):
-                raise InputError(
-                    f"label set {self.name!r}: colour {colour!r} is not like '#00ff7f'"
-                )
+        ((twice, count),) = Counter(self.names).most_common(1)
+        if count > 1:
+            raise InputError(f"label set {self.name!r}: two classes have the name {twice!r}")
+        if (largest := max(self.official_ids)) > max(255, len(self.names) - 1):
+            raise InputError(f"label set {self.name!r}: official id {largest} is above 255")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
     def generic(cls, num_classes: int) -> LabelSet:
-        """Return a label set for `num_classes` classes of which nothing else is known."""
+        """Return a label set with numbered names for `num_classes` classes.
+
+        Raises:
+            InputError: there are too many classes.
+        """
+        whole_number("num_classes", num_classes, at_most=MOST_CLASSES)
         return cls(
             name="generic",
             title=f"{num_classes} classes",
@@ -75,8 +88,8 @@ class LabelSet:
             UnknownModelError: there is no such class; the message names close ones.
         """
         if isinstance(which, str):
-            spoken = {self.short_name(index): index for index in reversed(range(len(self)))}
-            known = spoken | {name: index for index, name in enumerate(self.names)}
+            short = {self.short_name(index): index for index in reversed(range(len(self)))}
+            known = short | {name: index for index, name in enumerate(self.names)}
             if which in known:
                 return known[which]
             close = difflib.get_close_matches(which, known, n=3)
@@ -90,7 +103,7 @@ class LabelSet:
 
 
 def _voc_colour(index: int) -> str:
-    """Return colour `index` of the VOC devkit's colour map: the id's bits, dealt to R, G and B."""
+    """Return colour `index` of the VOC devkit: the bits of the id, interleaved over R, G and B."""
     red = green = blue = 0
     for bit in range(8):
         red |= (index >> 3 * bit & 1) << 7 - bit

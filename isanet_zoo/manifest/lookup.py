@@ -5,18 +5,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isanet_zoo import records
-from isanet_zoo.errors import ManifestError, UnknownModelError
+from isanet_zoo.errors import InputError, ManifestError, UnknownModelError
 from isanet_zoo.manifest.labels import LabelSet
-
-if TYPE_CHECKING:
-    pass
-
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Weights
 
@@ -62,16 +57,16 @@ def load_label_sets(path: Path | None = None) -> Mapping[str, LabelSet]:
 def _document(path: Path | None) -> dict[str, Any]:
     path = path or manifest_path()
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    return _keys(data, str(path), "$schema", "label_sets", "models")
+    return _keys(records.parse(text, str(path)), str(path), "label_sets", "models")
 
 
 def _keys(value: object, where: str, *expected: str) -> dict[str, Any]:
     """Return a JSON object; with `expected`, one that has these keys and no others."""
     if not isinstance(value, dict):
-        raise ManifestError(f"{where}: expected an object, got {value!r:.60}")
+        raise ManifestError(f"{where} is a {type(value).__name__}; it must be an object")
     if expected and (odd := value.keys() ^ set(expected)):
         raise ManifestError(f"{where}: missing or unknown {', '.join(sorted(odd))}")
     return value
@@ -94,7 +89,7 @@ def _model(model: str, entry: object, label_sets: Mapping[str, LabelSet]) -> lis
             "name": model if tag == default else f"{model}.{tag}",
             "model": model,
             "tag": tag,
-            "label_set": records.write(label_sets[dataset]),
+            "label_set": label_sets[dataset],
         }
         record = records.read(Weights, identity | values, where)
         if record.num_classes != len(record.label_set):
@@ -132,20 +127,21 @@ def get_weights(name: str) -> Weights:
     """Return the record of a published weight; needs no torch.
 
     Args:
-        name: as `list_models` gives it: ``"isanet_resnet50os8_voc"`` for a model's default weights,
-            with a tag for the others. The default's tag may be given too.
+        name: as `list_models` returns it: ``"isanet_resnet50os8_voc"`` for a model's default
+            weights, with a tag for others. The default's tag is optional.
 
     Raises:
         UnknownModelError: there is no such name; the message names close ones.
+        InputError: `name` is no string.
     """
     return find_weights(name, load_manifest())
 
 
 def recipe_of(weights: Weights) -> Recipe:
-    """Return how to train a model: as these weights were, or as its default ones where unknown.
+    """Return the recipe of some weights, or of the same model's others where it is not known.
 
     Raises:
-        ManifestError: neither is known.
+        ManifestError: no recipe is known.
     """
     for known in (weights, *load_manifest().values()):
         if known.model == weights.model and known.training is not None:
@@ -161,6 +157,8 @@ def families(weights: Weights) -> dict[str, Weights]:
 
 def find_weights(name: str, manifest: Mapping[str, Weights]) -> Weights:
     """Return the record of a name, with or without the tag; see `get_weights`."""
+    if not isinstance(name, str):
+        raise InputError(f"name is a {type(name).__name__}; it must be a string, see list_models")
     if name in manifest:
         return manifest[name]
     for weights in manifest.values():

@@ -1,110 +1,68 @@
-"""The numbers of a training run."""
+"""Hyper-parameters of a training run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.records import check_choices, real_number, whole_number
+from isanet_zoo.records import Range, Record, Text
 
-INFINITY = float("inf")
-TINY = 1e-12  # so that "more than" and "at most" can be said
+Count = Annotated[int, Range(1, 1_000_000)]
+Side = Annotated[int, Range(1, 8192)]  # pixels
+Factor = Annotated[float, Range(0.01, 100)]
+Fraction = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0, 1_000_000)]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How weights were trained, or are to be.
+class Recipe(Record):
+    """Hyper-parameters of a training run.
 
-    Attributes:
-        split: the pictures that are trained on.
-        epochs: how often each is seen.
-        batch_size: pictures per step, over all processes.
-        crop: (height, width) of what the network sees of each, in pixels.
-        base_size: (longest, shortest) side that a picture is first scaled to, keeping its shape;
-            None keeps its size.
-        scale: bounds of the random factor on top of that.
-        flip: probability of mirroring.
-        max_category_ratio: a crop is drawn again (up to ten times) while one class takes more than
-            this share of it.
-        brightness: largest shift, in grey levels.
-        contrast: bounds of the factor.
-        saturation: bounds of the factor.
-        hue: largest turn, in units of 2 degrees.
-        optimizer: ``"sgd"`` or ``"adamw"``.
-        lr: learning rate of the encoder at the start.
-        head_multiplier: the heads learn at `lr` times this.
-        momentum: of SGD; AdamW's first beta.
-        weight_decay: of every parameter.
-        schedule: ``"poly"``, per step: ``(lr - min_lr) * (1 - step / steps) ** power + min_lr``.
-        power: its exponent.
-        min_lr: where it ends.
-        aux_weight: weight of the auxiliary head's loss; 0 trains none.
-        class_weights: c in the weight ``1 / ln(c + share)`` of a class that has this share of the
-            pixels (ENet, arXiv 1606.02147); None weighs all alike.
-        ema: decay of the exponential moving average of the weights, which is then what is saved;
-            None saves the weights themselves.
-        precision: type of the network's arithmetic (autocast unless ``"float32"``).
-        frozen: parts of the network, such as ``"backbone.conv1"``, that stay as they are.
-        initialisation: where the encoder's first weights came from.
+    Raises:
+        InputError: a number is out of range, or two contradict each other.
     """
 
-    split: str
-    epochs: int
-    batch_size: int
-    crop: tuple[int, int]
-    base_size: tuple[int, int] | None
-    scale: tuple[float, float]
-    flip: float
-    max_category_ratio: float
-    brightness: float
-    contrast: tuple[float, float]
-    saturation: tuple[float, float]
-    hue: float
+    split: str  # of the data set, that is trained on
+    epochs: Count
+    batch_size: Count  # images per step, over all processes
+    crop: tuple[Side, Side]  # (height, width) of the network's input, in pixels
+    # (longest, shortest) side that an image is first resized to, keeping its aspect ratio; None
+    # keeps its size
+    base_size: tuple[Side, Side] | None
+    scale: tuple[Factor, Factor]  # bounds of the random factor on top of that
+    flip: Fraction  # probability of horizontal flips
+    # a crop is drawn again, up to ten times, while one class covers more than this fraction of it
+    max_category_ratio: Fraction
+    brightness: Annotated[float, Range(0, 255)]  # largest shift, in grey levels
+    contrast: tuple[Factor, Factor]  # bounds of the factor
+    saturation: tuple[Factor, Factor]  # bounds of the factor
+    hue: Annotated[float, Range(0, 180)]  # largest shift, in units of 2 degrees
     optimizer: Literal["sgd", "adamw"]
-    lr: float
-    head_multiplier: float
-    momentum: float
-    weight_decay: float
+    lr: Annotated[float, Range(1e-12, 1_000_000)]  # learning rate of the encoder at the start
+    head_multiplier: Weight  # the learning rate of the heads is `lr` times this
+    momentum: Fraction  # of SGD; AdamW's first beta
+    weight_decay: Weight  # of every parameter
+    # "poly", per step: (lr - min_lr) * (1 - step / steps) ** power + min_lr
     schedule: Literal["poly"]
-    power: float
-    min_lr: float
-    aux_weight: float
-    class_weights: float | None
-    ema: float | None
-    precision: Literal["float32", "bfloat16", "float16"]
-    frozen: tuple[str, ...]
-    initialisation: str
+    power: Annotated[float, Range(0, 100)]
+    min_lr: Weight
+    aux_weight: Weight  # of the auxiliary head's loss; 0 trains no auxiliary head
+    # c in the weight 1 / ln(c + fraction) of a class that covers this fraction of the pixels (ENet,
+    # arXiv 1606.02147); None weighs all classes alike
+    class_weights: Annotated[float, Range(1.0001, 100)] | None
+    # decay of the exponential moving average of the weights, which is then saved; None saves the
+    # weights themselves
+    ema: Annotated[float, Range(0, 0.999999)] | None
+    precision: Literal["float32", "bfloat16", "float16"]  # of autocast, unless float32
+    frozen: tuple[Annotated[str, Text(200, 1)], ...]  # modules, such as "backbone.conv1"
+    initialisation: str  # source of the encoder's first weights
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("epochs", "batch_size"):
-            whole_number(name, getattr(self, name))
-        for name in ("crop", "base_size"):
-            for side in self._pair(name) or ():
-                whole_number(f"{name} {getattr(self, name)}: a side", side)
+        super().__post_init__()
         for name in ("scale", "contrast", "saturation"):
-            low, high = self._pair(name)
-            if not 0 < low <= high < INFINITY:
+            low, high = getattr(self, name)
+            if low > high:
                 raise InputError(f"{name} is {(low, high)}; give two factors, the smaller first")
-        for name in ("flip", "momentum", "max_category_ratio"):
-            real_number(name, getattr(self, name), "within 0..1", 0, 1 + TINY)
-        for name in ("brightness", "hue", "head_multiplier", "weight_decay", "min_lr", "power"):
-            real_number(name, getattr(self, name), "at least 0", 0, INFINITY)
-        real_number("aux_weight", self.aux_weight, "at least 0", 0, INFINITY)
-        real_number("lr", self.lr, "positive and at least min_lr", self.min_lr or TINY, INFINITY)
-        if self.class_weights is not None:
-            real_number("class_weights", self.class_weights, "more than 1", 1 + TINY, INFINITY)
-        if self.ema is not None:
-            real_number("ema", self.ema, "at least 0 and less than 1", 0, 1)
-
-    def _pair(self, name: str) -> Any:
-        """Return one of the fields that hold two numbers, or None.
-
-        Raises:
-            InputError: there are more or fewer.
-        """
-        value = getattr(self, name)
-        if value is not None and len(value) != 2:
-            raise InputError(f"{name} is {value}; give two numbers")
-        return value
+        if self.lr < self.min_lr:
+            raise InputError(f"lr is {self.lr}; it must be at least min_lr, {self.min_lr}")

@@ -1,68 +1,73 @@
-"""The record of one published weight file."""
+"""Records of published weight files."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from isanet_zoo.cache import CacheEntry
-from isanet_zoo.errors import InputError, ManifestError
+from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import NetworkConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.records import Range, Record, Sha256, Text
 
 if TYPE_CHECKING:
     from isanet_zoo.imaging.preprocess import Transforms
 
-PACKAGE = "package:"  # how a source starts that comes with this library
+PACKAGE = "package:"  # prefix of sources inside this package
 
 Trust = Literal["unverified", "pinned", "verified"]
 
-
-@dataclass(frozen=True)
-class Parameters:
-    """How many numbers the network has, with and without its auxiliary head."""
-
-    with_aux: int
-    without_aux: int
+Bytes = Annotated[int, Range(1, 1 << 40)]
+Count = Annotated[int, Range(1, 1 << 40)]
+Figure = Annotated[float, Range(-1_000_000, 1_000_000)]
+Scale = Annotated[float, Range(0.01, 100)]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How the publisher tested: the picture whole or in tiles, at which scales, flipped or not."""
+class Parameters(Record):
+    """Number of parameters of a network, with and without its auxiliary head."""
 
-    mode: Literal["whole", "slide"]
-    scales: tuple[float, ...]
+    with_aux: Count
+    without_aux: Count
+
+
+@dataclass(frozen=True)
+class Protocol(Record):
+    """The publisher's test protocol."""
+
+    mode: Literal["whole", "slide"]  # whole images or sliding windows
+    scales: tuple[Scale, ...]
     flip: bool
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A published figure. `reproduced` is None until somebody measured it with this library."""
+class Metric(Record):
+    """A published figure."""
 
     name: str
-    value: float
+    value: Figure
     split: str
-    scales: tuple[float, ...]
+    scales: tuple[Scale, ...]
     flip: bool
     protocol: str
     reported_by: str
-    reproduced: float | None
+    reproduced: Figure | None  # as measured with this library; None before that
 
 
 @dataclass(frozen=True)
-class Licence:
-    """The terms of the weights, as their publisher states them, and of the data behind them."""
+class Licence(Record):
+    """Terms of the weights, as their publisher states them, and of their training data."""
 
     weights: str
     dataset: str
 
 
 @dataclass(frozen=True)
-class Links:
-    """Where to read more."""
+class Links(Record):
+    """URLs about the weights."""
 
     paper: str
     repository: str
@@ -73,28 +78,14 @@ class Links:
 
 
 @dataclass(frozen=True)
-class HubFile:
-    """The converted twin of a published file, where this project's maintainers mirror it.
+class HubFile(Record):
+    """The converted twin of a published file, in a mirror on the Hugging Face Hub."""
 
-    Attributes:
-        repo: a repository of the Hugging Face hub.
-        revision: the commit of it; a branch could change.
-        path: the file in it.
-        sha256: of the converted file.
-        size: of it, in bytes.
-    """
-
-    repo: str
-    revision: str
-    path: str
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise InputError(f"revision {self.revision!r} is no commit")
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise InputError(f"sha256 {self.sha256!r} is no lower-case hex sha256")
+    repo: Annotated[str, Text(200, 1)]
+    revision: Annotated[str, Text(40, pattern="[0-9a-f]{40}", words="a commit")]
+    path: Annotated[str, Text(500, 1)]  # in the repository
+    sha256: Sha256  # of the converted file
+    size: Bytes
 
     @property
     def url(self) -> str:
@@ -105,69 +96,39 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """One published weight file: where it is, what it is, and what was said about it.
+class Weights(Record):
+    """A published weight file."""
 
-    Attributes:
-        name: the name in the zoo, with a tag unless it is its model's default.
-        model: the factory that builds the network.
-        tag: which of the model's weights this is.
-        family: the project that published it.
-        dataset: short name of the data set.
-        label_set: its classes.
-        network: the numbers of the network.
-        preprocess: how pictures become input.
-        protocol: how the publisher tested.
-        filename: the published file's name.
-        sources: where to fetch it, in order; ``package:FILE`` comes with this library.
-        sha256: of the published file; None where nobody has published or pinned one.
-        sha256_prefix: the first digits of it, where that is all that was published.
-        size: of the published file in bytes; None where unknown.
-        state_digest: hash of the tensors (`checkpoints.state_digest`); None until pinned.
-        hub: its converted twin on this project's mirror, which is asked before `sources`; None
-            where it is not mirrored.
-        structure_digest: hash of the names, types and shapes of all tensors.
-        parameters: their count.
-        metrics: published figures.
-        crop: (height, width) of what the network saw of each picture in training.
-        schedule: how long it was trained.
-        training: the recipe, where all of it is known.
-        licence: terms of weights and data.
-        links: where to read more.
-    """
-
-    name: str
-    model: str
+    name: str  # in the zoo: with a tag unless it is its model's default
+    model: str  # the factory that builds the network
     tag: str
-    family: Literal["ssseg", "mmseg", "paddle", "openseg", "zoo"]
-    dataset: str
+    family: Literal["ssseg", "mmseg", "paddle", "openseg", "zoo"]  # the project that published it
+    dataset: str  # short name of the data set
     label_set: LabelSet
     network: NetworkConfig
     preprocess: Preprocess
     protocol: Protocol
-    filename: str
-    sources: tuple[str, ...]
-    sha256: str | None
-    sha256_prefix: str | None
-    size: int | None
-    state_digest: str | None
-    hub: HubFile | None
-    structure_digest: str
+    filename: str  # of the published file
+    sources: tuple[str, ...]  # URLs of the published file, in the order in which they are tried
+    sha256: Sha256 | None  # of the published file; None where it was neither published nor pinned
+    # first digits of the sha256, where only these were published
+    sha256_prefix: Annotated[str, Text(64, pattern="[0-9a-f]{8,64}", words="hex digits")] | None
+    size: Bytes | None  # of the published file; None where it is not known
+    state_digest: Sha256 | None  # of the tensors, see `tensors.state_digest`
+    hub: HubFile | None  # the converted twin, where it is mirrored
+    structure_digest: Sha256  # of the keys, types and shapes of all tensors
     parameters: Parameters
-    metrics: tuple[Metric, ...]
-    crop: tuple[int, int]
-    schedule: str
-    training: Recipe | None
+    metrics: tuple[Metric, ...]  # published figures
+    crop: tuple[int, int]  # (height, width) of the network's input in training
+    schedule: str  # length of the training
+    training: Recipe | None  # None where it is not known as a whole
     licence: Licence
     links: Links
 
     def __post_init__(self) -> None:
-        for field in ("sha256", "sha256_prefix", "state_digest", "structure_digest"):
-            digits = getattr(self, field)
-            if digits is not None and not re.fullmatch("[0-9a-f]{8,64}", digits):
-                raise ManifestError(f"{self.name}: {field} {digits!r} is no lower-case hex digest")
+        super().__post_init__()
         if self.hub and None in (self.sha256, self.size, self.state_digest):
-            raise ManifestError(f"{self.name}: hub is given, but sha256, size or state_digest not")
+            raise InputError(f"{self.name}: hub is given, but sha256, size or state_digest not")
 
     @property
     def num_classes(self) -> int:
@@ -176,10 +137,10 @@ class Weights:
 
     @property
     def recipe(self) -> Recipe:
-        """How to train such a model: as these weights were, or as its default ones where unknown.
+        """The recipe of these weights, or of the model's other weights where it is not known.
 
         Raises:
-            ManifestError: neither is known.
+            ManifestError: no recipe is known.
         """
         from isanet_zoo.manifest.lookup import recipe_of  # lookup builds these records
 
@@ -187,12 +148,12 @@ class Weights:
 
     @property
     def miou(self) -> float | None:
-        """The reported mIoU at a single scale, in per cent; None where there is none."""
+        """The reported mIoU at a single scale, in per cent; None if none was reported."""
         return self._reported(several=False)
 
     @property
     def miou_multi_scale(self) -> float | None:
-        """The reported mIoU over several scales and mirroring, in per cent; None without one."""
+        """The reported mIoU over several scales and flips, in per cent; None if none was."""
         return self._reported(several=True)
 
     def _reported(self, *, several: bool) -> float | None:
@@ -203,11 +164,11 @@ class Weights:
 
     @property
     def trust(self) -> Trust:
-        """How far this machine's copy can be trusted, or a first download could be.
+        """Level of trust in this machine's copy, or in a first download.
 
-        ``"verified"``: its hash is compared with one in the manifest. ``"pinned"``: it has to be
-        the same bytes as the first time on this machine. ``"unverified"``: first use; the structure
-        and the values are all that can be checked.
+        ``"verified"``: the manifest has a hash to compare with. ``"pinned"``: the bytes must be
+        those of the first download on this machine. ``"unverified"``: first use; only the structure
+        and the values can be checked.
         """
         if self.sha256 or self.sha256_prefix:
             return "verified"
@@ -215,7 +176,7 @@ class Weights:
 
     @property
     def packaged(self) -> Path | None:
-        """The weights' file inside this package, for those that come with it."""
+        """The weights' file inside this package; None for weights that are downloaded."""
         for source in self.sources:
             if source.startswith(PACKAGE):
                 folder = Path(__file__).resolve().parents[1] / "embedded"
@@ -223,11 +184,11 @@ class Weights:
         return None
 
     def path(self) -> Path:
-        """Return where the weights lie, or will lie once they are converted, on this machine."""
+        """Return the path of the converted weights on this machine, whether or not they exist."""
         return self.packaged or CacheEntry.of(self.name).model
 
     def transforms(self) -> Transforms:
-        """Return the preprocessing: from a picture to a (1, 3, h, w) float32 tensor."""
+        """Return the preprocessing, which maps an image to a (1, 3, h, w) float32 tensor."""
         from isanet_zoo.imaging.preprocess import Transforms  # needs torch; this module does not
 
         return Transforms(self.preprocess)

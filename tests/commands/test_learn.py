@@ -126,9 +126,9 @@ def test_training_is_resumed_and_scores_are_written(
     [
         ("lr", "give NAME=VALUE"),
         ("rate=1", "one of split, epochs"),
-        ("epochs=many", "epochs: expected int, got 'many'"),
-        ("lr=0.00001", "lr is 1e-05; it must be positive and at least min_lr"),
-        ("optimizer=lion", "'lion' is none of sgd, adamw"),
+        ("epochs=many", "epochs is 'many'; it must be a whole number from 1 to"),
+        ("lr=0.00001", "lr is 1e-05; it must be at least min_lr"),
+        ("optimizer=lion", "'lion'; it must be one of 'sgd', 'adamw'"),
     ],
 )
 def test_changes_of_the_recipe_that_make_no_sense_are_named(

@@ -11,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 
 from isanet_zoo import create_model
 from isanet_zoo.cache import CacheEntry
 from isanet_zoo.commands.main import main
-from isanet_zoo.errors import DownloadError, InputError, IntegrityError, ManifestError, UploadError
+from isanet_zoo.errors import DownloadError, InputError, IntegrityError, UploadError
 from isanet_zoo.hub.mirror import mirror
 from isanet_zoo.manifest import lookup
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
@@ -29,7 +28,6 @@ from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TinyZoo
 from tests.hub import stand_in
 from tests.hub.stand_in import OWNER, Hub
-from tests.manifest.test_lookup import SCHEMA
 from tests.weights.server import Server, running
 
 REPO = "someone/mirror"
@@ -175,11 +173,11 @@ def test_one_more_keeps_what_is_there(hub: Hub, pinned: TinyZoo) -> None:
         download(name, progress=False)
 
 
-def test_only_hub_is_written_and_the_schema_agrees(hub: Hub, pinned: TinyZoo) -> None:
+def test_mirror_writes_only_the_field_hub(hub: Hub, pinned: TinyZoo) -> None:
     before = json.loads(pinned.manifest.read_text("utf-8"))
     (file,) = mirror(NAMES[:1], REPO, pinned.manifest, progress=False)
     after = json.loads(pinned.manifest.read_text("utf-8"))
-    jsonschema.Draft202012Validator(SCHEMA).validate(after)
+    assert load_manifest(pinned.manifest)[NAMES[0]].hub == file
     entry = after["models"]["isanet_tiny"]["weights"]["ssseg"]
     assert entry["hub"] == vars(file)
     entry["hub"] = None
@@ -216,12 +214,12 @@ def test_a_mirror_s_hash_needs_the_publisher_s(pinned: TinyZoo, hub: Hub) -> Non
     weights = get_weights(NAMES[0])
     unpinned: dict[str, Any] = {"sha256": None, "size": None, "state_digest": None}
     for field in unpinned:
-        with pytest.raises(ManifestError, match="hub is given, but"):
+        with pytest.raises(InputError, match="hub is given, but"):
             replace(weights, **{field: unpinned[field]})
     facts: dict[str, Any] = vars(weights.hub)
-    with pytest.raises(InputError, match="'main' is no commit"):
+    with pytest.raises(InputError, match="'main'; it must be a commit"):
         HubFile(**(facts | {"revision": "main"}))
-    with pytest.raises(InputError, match="'ab' is no lower-case hex sha256"):
+    with pytest.raises(InputError, match="'ab'; it must be a lower-case hex sha256"):
         HubFile(**(facts | {"sha256": "ab"}))
     assert hub.seen
 

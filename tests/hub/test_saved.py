@@ -281,13 +281,13 @@ def test_every_field_is_needed(tmp_path: Path) -> None:
         (("network", "backbone"), "hf-hub:some/one", "timm has no model 'hf-hub:some/one'"),
         (("network", "backbone"), "vgg11", "stride"),
         (("network", "head", "fuse_kernel"), 3, "fuse"),
-        (("network", "head", "channels"), 10**7, "of another type or shape"),
+        (("network", "head", "channels"), 10**7, "channels is 10000000; it must be"),
         (("aux_head",), False, "unknown: aux_head"),
-        (("label_set", "palette"), ["red"] * 5, "colour 'red' is not like"),
-        (("library_name",), "timm", "'timm' is none of isanet_zoo"),
-        (("format",), 2, "2 is none of 1"),
+        (("label_set", "palette"), ["red"] * 5, "palette\\[0\\] is 'red'"),
+        (("library_name",), "timm", "'timm'; it must be one of 'isanet_zoo'"),
+        (("format",), 2, "format is 2; it must be one of 1"),
         (("state_digest",), "0123", "no lower-case hex sha256"),
-        (("preprocess", "mean"), [1.0], "expected 3 items, got 1"),
+        (("preprocess", "mean"), [1.0], "mean has 1 items; there must be 3"),
     ],
 )
 def test_a_wrong_field_is_named(
@@ -309,7 +309,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
             ISANet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"config\.json: expected an object"):
+    with pytest.raises(CheckpointError, match=r"config\.json is a list; it must be an object"):
         ISANet.from_pretrained(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "config.json")
     (tmp_path / "model.safetensors").unlink()
