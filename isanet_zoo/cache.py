@@ -1,13 +1,13 @@
-"""Where converted weights lie on this machine, and whether they are still what was put there.
+"""Cache of converted weights on this machine.
 
 ::
 
     <cache>/<name>/model.safetensors    the converted weights
-    <cache>/<name>/model.json           the side file: what was downloaded, and the hashes of both
-    <cache>/<name>/<published name>     where a user may put a file fetched by hand
+    <cache>/<name>/model.json           the side file: source, sizes and hashes
+    <cache>/<name>/<published name>     where a user may put a file downloaded by hand
 
-The side file is written last, so that an entry without one is not an entry. Once written, it is
-also a pin: what is fetched later under this name has to hold the same tensors.
+The side file is written last: an entry without one counts as damaged. It is also a pin: a later
+download under this name must hold the same tensors.
 """
 
 from __future__ import annotations
@@ -16,52 +16,64 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from isanet_zoo import records
-from isanet_zoo.errors import ManifestError
-from isanet_zoo.files import hash_file, remove_leftovers, replace, temporary_file
+from isanet_zoo.errors import DownloadError, InputError, ManifestError, ZooError, printable
+from isanet_zoo.files import (
+    atomic_write,
+    expand_user,
+    open_regular,
+    remove_leftovers,
+    replace as replace_file,
+)
 
 logger = logging.getLogger(__name__)
+
+SIDE_LIMIT = 1 << 16  # bytes of the largest side file that is read
+QUIET_WAIT = 5.0  # seconds to wait for another process before a warning
 
 
 @dataclass(frozen=True)
 class SideFile:
-    """What the cache knows of one entry.
+    """Facts about one cached file."""
 
-    Attributes:
-        name: the weights' name in the manifest.
-        source: where the published file came from.
-        source_sha256: sha256 of the published file, as it came.
-        source_size: its size in bytes.
-        sha256: sha256 of `model.safetensors`.
-        size: its size in bytes.
-        state_digest: hash of the tensors alone, see `checkpoints.state_digest`.
-    """
+    name: str  # of the weights in the manifest
+    source: str  # where the published file came from
+    source_sha256: str  # of the published file
+    source_size: int  # of the published file, in bytes
+    sha256: str  # of `model.safetensors`
+    size: int  # of `model.safetensors`, in bytes
+    state_digest: str  # of the tensors alone, see `tensors.state_digest`
 
-    name: str
-    source: str
-    source_sha256: str
-    source_size: int
-    sha256: str
-    size: int
-    state_digest: str
+    def compare(self, size: int, sha256: str) -> str | None:
+        """Return how a model file differs from the one that was stored, or None."""
+        if size != self.size:
+            return f"it has {size} bytes, {self.size} were stored"
+        if sha256 != self.sha256:
+            return f"its sha256 is {sha256}, {self.sha256} was stored"
+        return None
 
 
 def cache_root() -> Path:
-    """Return the cache folder: `ISANET_ZOO_CACHE`, or huggingface_hub's place for assets."""
+    """Return the cache folder: `ISANET_ZOO_CACHE`, else huggingface_hub's folder for assets.
+
+    Raises:
+        InputError: `ISANET_ZOO_CACHE` names the home folder of an unknown user.
+    """
     if chosen := os.environ.get("ISANET_ZOO_CACHE"):
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     from huggingface_hub.constants import HF_ASSETS_CACHE
 
     # As `cached_assets_path("isanet_zoo", "weights", name)`, which would also create the folder.
-    return Path(HF_ASSETS_CACHE).expanduser() / "isanet_zoo" / "weights"
+    return expand_user(HF_ASSETS_CACHE) / "isanet_zoo" / "weights"
 
 
 def offline() -> bool:
-    """Say whether the user asked for no network, now: `ISANET_ZOO_OFFLINE` or `HF_HUB_OFFLINE`."""
+    """Return True if `ISANET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` is set at the time of the call."""
     variables = (os.environ.get(name, "") for name in ("ISANET_ZOO_OFFLINE", "HF_HUB_OFFLINE"))
     return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in variables)
 
@@ -75,7 +87,13 @@ class CacheEntry:
 
     @classmethod
     def of(cls, name: str) -> CacheEntry:
-        """Return the entry of the weights called `name`, whether or not it is filled."""
+        """Return the entry of the weights `name`, whether or not it is filled.
+
+        Raises:
+            InputError: the name could lead out of the cache folder.
+        """
+        if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII):
+            raise InputError(f"{printable(name)} is not a name of weights; see `isanet-zoo list`")
         return cls(name, cache_root() / name)
 
     @property
@@ -89,67 +107,84 @@ class CacheEntry:
         return self.folder / "model.json"
 
     def record(self) -> SideFile | None:
-        """Return the side file, or None where there is none that can be read."""
-        try:
-            return records.read(SideFile, json.loads(self.side.read_text("utf-8")), str(self.side))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, ManifestError) as error:
-            logger.warning("%s cannot be used: %s", self.side, error)
-            return None
-
-    def damage(self) -> str | None:
-        """Read the cached file whole; return what is wrong with it, or None.
+        """Return the side file, or None if it is missing or damaged.
 
         Raises:
-            FileNotFoundError: nothing is cached.
+            OSError: it exists and cannot be read.
         """
-        size = self.model.stat().st_size
-        if (record := self.record()) is None:
-            return "its side file is missing or damaged"
-        if size != record.size:
-            return f"it has {size} bytes, {record.size} were put there"
-        if (sha256 := hash_file(self.model)) != record.sha256:
-            return f"its sha256 is {sha256}, {record.sha256} was put there"
-        return None
+        try:
+            with open_regular(self.side) as file:
+                content = json.loads(file.read(SIDE_LIMIT).decode("utf-8"))
+            return records.read(SideFile, content, str(self.side))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, RecursionError, ManifestError) as error:
+            logger.warning("%s cannot be used: %s", self.side, printable(error))
+            return None
 
-    def place(self, write: Callable[[Path], None], record: Callable[[Path], SideFile]) -> None:
-        """Fill the entry: `write` makes the model file, `record` describes it.
+    def place(self, model: Path, record: SideFile) -> None:
+        """Move a complete file into the entry, then write its side file.
 
-        Both happen under another name first, and the side file appears last: whenever a process is
-        stopped, the side file vouches for the model, or the model counts as damaged.
+        If the process is killed in between, the entry counts as damaged.
         """
-        with temporary_file(self.folder, ".safetensors") as temporary:
-            write(temporary)
-            side = json.dumps(records.write(record(temporary)), indent=2) + "\n"
-            replace(temporary, self.model)
-        with temporary_file(self.folder, ".json") as temporary:
-            temporary.write_text(side, "utf-8")
-            replace(temporary, self.side)
+        replace_file(model, self.model)
+        with atomic_write(self.side) as temporary:
+            temporary.write_text(json.dumps(records.write(record), indent=2) + "\n", "utf-8")
 
     def set_aside(self) -> Path:
-        """Move a damaged model file out of the way; return where it went.
-
-        The side file stays: what is fetched next has to hold the same tensors.
-        """
+        """Rename a damaged model file; return its new path. The side file stays, as a pin."""
         return self.model.replace(self.model.with_suffix(".damaged"))
+
+    def remove(self) -> list[Path]:
+        """Delete the files that isanet_zoo wrote, and the folder if it is empty then.
+
+        Returns:
+            Other files of the folder, which are kept.
+        """
+        written = (self.model, self.side, self.model.with_suffix(".damaged")) * self.side.exists()
+        for path in (*written, self.folder / ".lock"):
+            path.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
+        kept = sorted(self.folder.iterdir())
+        if not kept:
+            self.folder.rmdir()
+        return kept
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Let one process at a time fill the entry.
 
-        Only politeness: entries are placed atomically, so a lock that does not work (some network
-        file systems) costs a second download. What a killed process left lying is cleared away.
+        The lock only avoids duplicate downloads; entries are written atomically.
         """
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(self.folder / ".lock"):
+        path = self.folder / ".lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(WeakFileLock(path, timeout=QUIET_WAIT))
+            except TimeoutError:
+                logger.warning("waiting for another process, which holds the lock %s", path)
+                stack.enter_context(WeakFileLock(path))
             remove_leftovers(self.folder)
             yield
 
 
+@contextlib.contextmanager
+def usable_cache() -> Iterator[None]:
+    """Convert `OSError` to `DownloadError` with a hint about ISANET_ZOO_CACHE."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"the cache folder {cache_root()} cannot be used ({error}); check its owner, "
+            "permissions and free space, or name another folder in ISANET_ZOO_CACHE"
+        ) from error
+
+
 def entries() -> list[CacheEntry]:
-    """Return every entry of the cache that holds a model file, by name."""
+    """Return every entry of the cache that has a model file, by name."""
     models = sorted(cache_root().glob("*/model.safetensors"))
     return [CacheEntry(model.parent.name, model.parent) for model in models]

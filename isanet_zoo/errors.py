@@ -9,10 +9,10 @@
     ├── CheckpointError     (RuntimeError)  a file whose tensors are not the network's
     ├── ExportError         (RuntimeError)  an exported file that is not what the network is
     ├── IntegrityError      (ValueError)    bytes that differ from the manifest or the cache
-    ├── SourceError         (OSError)       one source did not give the file
-    ├── DownloadError       (OSError)       none did, or the cache cannot be written
-    │   └── OfflineError                    and the network was not asked
-    ├── UploadError         (OSError)       the Hugging Face hub did not take a model
+    ├── SourceError         (OSError)       one source did not return the file
+    ├── DownloadError       (OSError)       no source did, or the cache cannot be used
+    │   └── OfflineError                    offline mode is on
+    ├── UploadError         (OSError)       the Hugging Face Hub did not accept a model
     └── EnvironmentProblem  (ImportError)   installed packages that do not fit together
 
 Each is also the built-in that a caller would expect, so `except ValueError` works as well.
@@ -79,24 +79,56 @@ class IntegrityError(ZooError, ValueError):
 
 
 class SourceError(ZooError, OSError):
-    """One source did not give the file; `DownloadError.tried` has such errors.
+    """One source did not return the file; `DownloadError.tried` has such errors.
 
     Attributes:
-        again: whether another attempt at it may help.
-        wait: seconds that it asked to be left alone for.
+        tries: attempts in all after which another one is unlikely to help; None for no limit.
+        wait: seconds to wait before the next attempt (`Retry-After`).
     """
 
-    def __init__(self, message: str, *, again: bool = True, wait: float = 0.0) -> None:
+    def __init__(self, message: str, *, tries: int | None = None, wait: float = 0.0) -> None:
         super().__init__(message)
-        self.again = again
+        self.tries = tries
         self.wait = wait
 
 
+def connection_error(error: BaseException) -> SourceError | None:
+    """Return why a server could not be reached, with the way out; None for other errors.
+
+    Args:
+        error: an error of httpx or urllib; its causes are searched, too.
+    """
+    import socket
+    import ssl
+
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for cause in reversed(causes):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return SourceError(
+                f"the server's certificate cannot be verified ({cause.verify_message}); if your "
+                "network has its own certificate authority, name its file in SSL_CERT_FILE",
+                tries=1,
+            )
+        if isinstance(cause, socket.gaierror):
+            reason = "the server's name does not resolve"
+        elif isinstance(cause, ConnectionRefusedError):
+            reason = "the connection was refused"
+        elif type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "URLError"):
+            reason = f"no connection ({printable(cause) or 'timed out'})"
+        else:
+            continue
+        advice = "check your network, and HTTPS_PROXY and HTTP_PROXY if it has a proxy"
+        return SourceError(f"{reason}; {advice}", tries=2)
+    return None
+
+
 class DownloadError(ZooError, OSError):
-    """No source gave an acceptable file, or the cache cannot be written.
+    """No source returned an acceptable file, or the cache cannot be read or written.
 
     Attributes:
-        tried: each source that was asked, with the error that it ended in.
+        tried: each source that was tried, with its error.
     """
 
     def __init__(self, message: str, tried: Sequence[tuple[str, Exception]] = ()) -> None:
@@ -105,11 +137,11 @@ class DownloadError(ZooError, OSError):
 
 
 class OfflineError(DownloadError):
-    """The file is not here, and the user asked for no network."""
+    """The file is not cached and offline mode is on."""
 
 
 class UploadError(ZooError, OSError):
-    """The Hugging Face hub did not take a model; the message says why, and what to do."""
+    """The Hugging Face Hub did not accept a model; the message has the reason and the way out."""
 
 
 class EnvironmentProblem(ZooError, ImportError):  # noqa: N818 - it is not the library's error

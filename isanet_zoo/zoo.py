@@ -18,9 +18,9 @@ from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.acquire import download
+from isanet_zoo.weights.acquire import load_published
 from isanet_zoo.weights.cards import Card
-from isanet_zoo.weights.checkpoints import Checkpoint, LoadReport, load_checkpoint
+from isanet_zoo.weights.checkpoints import Checkpoint, LoadReport
 from isanet_zoo.weights.convert import load_own
 from isanet_zoo.weights.layouts import ZOO
 
@@ -129,15 +129,16 @@ class _Source(NamedTuple):
 def _from_file(record: Weights, weights: str | os.PathLike[str] | None, progress: bool) -> _Source:
     """Read published weights, or a file of the user's own."""
     described: Weights | Card
-    record, report = _find_weights(record, weights, progress)
-    if report.trust == "local":
-        checkpoint, described = load_own(report.source, record)
+    record, path = _find_weights(record, weights)
+    if path is not None:
+        checkpoint, described = load_own(path, record)
+        report = LoadReport(path, "local", checkpoint.layout.family)
         if isinstance(described, Weights):
             record = described
     else:
         described = record
-        checkpoint = load_checkpoint(report.source, record.network, exact=True)
-    report = replace(report, family=checkpoint.layout.family)
+        checkpoint, path, trust = load_published(record, progress=progress)
+        report = LoadReport(path, trust, checkpoint.layout.family)
     started = not isinstance(described, Card) or described.model  # else from nothing
     return _Source(checkpoint, described, record if started else None, report)
 
@@ -157,9 +158,9 @@ def _from_hub(address: str, record: Weights | None, progress: bool) -> _Source:
 
 
 def _find_weights(
-    record: Weights, weights: str | os.PathLike[str] | None, progress: bool
-) -> tuple[Weights, LoadReport]:
-    """Return the record of the weights that are meant, and where they lie on this machine.
+    record: Weights, weights: str | os.PathLike[str] | None
+) -> tuple[Weights, Path | None]:
+    """Return the record of the weights that are meant, and the path of a file of the user's own.
 
     Raises:
         InputError: `weights` is a path, and there is no such file.
@@ -168,11 +169,9 @@ def _find_weights(
     same_model = [other for other in load_manifest().values() if other.model == record.model]
     chosen = next((o for o in same_model if weights in (o.tag, o.name, f"{o.model}.{o.tag}")), None)
     if weights is None or chosen:
-        record = chosen or record
-        trust = record.trust  # before the download: "unverified" is a first use
-        return record, LoadReport(download(record.name, progress=progress), trust)
+        return chosen or record, None
     if (path := Path(weights)).is_file():
-        return record, LoadReport(path, "local")
+        return record, path
     if not isinstance(weights, str) or path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
         raise InputError(f"weights {str(weights)!r}: there is no such file")
     raise UnknownModelError(

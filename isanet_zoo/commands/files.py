@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 
-from isanet_zoo.cache import CacheEntry, cache_root, entries
+from isanet_zoo.cache import CacheEntry, cache_root, entries, usable_cache
 from isanet_zoo.commands.arguments import add_json, add_names
-from isanet_zoo.commands.output import print_json, print_table, print_trust, run_each
+from isanet_zoo.commands.output import print_json, print_note, print_table, print_trust, run_each
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.lookup import get_weights, list_models
 
@@ -38,15 +36,16 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def verify_run(options: argparse.Namespace) -> int:
     """Check every cached file; return 1 if one differs from what was stored."""
-    from isanet_zoo.weights.acquire import verify
+    from isanet_zoo.weights.integrity import verify
 
-    problems = {entry.name: verify(entry) for entry in entries()}
+    with usable_cache():
+        problems = {entry.name: verify(entry) for entry in entries()}
     if options.json:
         print_json(problems)
     elif problems:
         print_table((name, problem or "ok") for name, problem in problems.items())
     else:
-        print(f"nothing is cached in {cache_root()}", file=sys.stderr)
+        print_note(f"nothing is cached in {cache_root()}")
     return 1 if any(problems.values()) else 0
 
 
@@ -62,7 +61,8 @@ def cache_run(options: argparse.Namespace) -> int:
     """Print the folder and the sizes of cached weights, or delete some."""
     if options.remove:
         return run_each(options.remove, _remove)
-    sizes = {entry.name: entry.model.stat().st_size for entry in entries()}
+    with usable_cache():
+        sizes = {entry.name: entry.model.stat().st_size for entry in entries()}
     if options.json:
         print_json({"folder": str(cache_root()), "bytes": sizes})
         return 0
@@ -94,6 +94,8 @@ def convert_run(options: argparse.Namespace) -> int:
 def _remove(name: str) -> None:
     """Delete one weight from the cache."""
     entry = CacheEntry.of(name)
-    if entry not in entries():
-        raise InputError(f"{name} is not cached in {cache_root()}")
-    shutil.rmtree(entry.folder)
+    with usable_cache():
+        if entry not in entries():
+            raise InputError(f"{name} is not cached in {cache_root()}")
+        for kept in entry.remove():
+            print_note(f"kept {kept}, which isanet-zoo did not write")

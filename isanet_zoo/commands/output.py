@@ -71,6 +71,11 @@ def print_trust(name: str, trust: str) -> None:
     print(f"isanet-zoo: {name}: {trust} weights", file=sys.stderr)
 
 
+def print_note(text: str) -> None:
+    """Print a note on stderr."""
+    print(f"isanet-zoo: {text}", file=sys.stderr)
+
+
 def complain(error: object) -> None:
     """Print an error on stderr."""
     print(f"isanet-zoo: error: {error}", file=sys.stderr)

@@ -17,8 +17,9 @@ from isanet_zoo.files import hash_file
 from isanet_zoo.hub import card, transfer
 from isanet_zoo.manifest.lookup import find_weights, load_manifest
 from isanet_zoo.manifest.weights import HubFile, Weights
-from isanet_zoo.weights.acquire import acquire, difference
+from isanet_zoo.weights.acquire import acquire
 from isanet_zoo.weights.containers import read_safetensors
+from isanet_zoo.weights.integrity import difference
 from isanet_zoo.weights.pinning import write_facts
 from isanet_zoo.weights.tensors import state_digest
 

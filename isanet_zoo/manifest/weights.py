@@ -172,7 +172,10 @@ class Weights(Record):
         """
         if self.sha256 or self.sha256_prefix:
             return "verified"
-        return "pinned" if CacheEntry.of(self.name).record() else "unverified"
+        try:
+            return "pinned" if CacheEntry.of(self.name).record() else "unverified"
+        except OSError:  # the cache of another user, say
+            return "unverified"
 
     @property
     def packaged(self) -> Path | None:

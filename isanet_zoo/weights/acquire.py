@@ -1,40 +1,49 @@
-"""From a published weight's name to a checked file in the cache."""
+"""Published weights on this machine: downloaded, checked, converted and cached."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from isanet_zoo.cache import CacheEntry, SideFile
+from isanet_zoo.cache import CacheEntry, SideFile, usable_cache
 from isanet_zoo.errors import (
-    DownloadError,
+    CheckpointError,
     IntegrityError,
-    UnknownModelError,
+    OfflineError,
+    SourceError,
 )
-from isanet_zoo.files import hash_file
+from isanet_zoo.files import hash_file, temporary_file
 from isanet_zoo.manifest.lookup import get_weights
-from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.weights import checkpoints
-from isanet_zoo.weights.containers import read_state
-from isanet_zoo.weights.fetch import Fetched, Patience, Progress, fetch, mirrored
-from isanet_zoo.weights.tensors import save_state, state_digest
+from isanet_zoo.manifest.weights import Trust, Weights
+from isanet_zoo.weights.fetch import Fetched, transfer
+from isanet_zoo.weights.http import Patience
+from isanet_zoo.weights.integrity import difference, find_damage, read_undamaged
+from isanet_zoo.weights.sources import (
+    check_online,
+    find_sources,
+    largest_size,
+    not_fetched,
+    progress_bar,
+)
+
+if TYPE_CHECKING:  # these import torch; a cached or missing file needs none
+    from isanet_zoo.weights.checkpoints import Checkpoint
+    from isanet_zoo.weights.containers import State
 
 logger = logging.getLogger(__name__)
 
 
 def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
-    """Return the checked weights of a published model, fetched and converted on first use.
+    """Return the checked weights of a published model, downloaded and converted on first use.
 
-    What is cached is read once, whole, and compared with its side file; if it is damaged it is set
-    aside and fetched again. A cached file needs no network and takes no lock.
+    A cached file is hashed and compared with its side file; a damaged one is set aside and
+    downloaded again. A cached file needs no network and takes no lock.
 
     Args:
-        name: as `list_models` gives it.
-        force: fetch again even if a good file is cached; accept other tensors than the first time.
+        name: a name as `list_models` returns it.
+        force: download even if a good file is cached, and accept other tensors than the first time.
         progress: show a bar on stderr while bytes arrive.
 
     Returns:
@@ -42,10 +51,10 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
     Raises:
         UnknownModelError: no weights have this name.
-        IntegrityError: weights that come with this library are not what the manifest says.
-        OfflineError: not cached, and the network is switched off.
-        DownloadError: no source has an acceptable file, or the cache cannot be written. Its `tried`
-            says why each was refused: `SourceError`, `IntegrityError` or `CheckpointError`.
+        IntegrityError: weights that come with this library differ from the manifest.
+        OfflineError: the file is not cached and offline mode is on.
+        DownloadError: no source has an acceptable file, or the cache cannot be used. Its `tried`
+            lists each source with its `SourceError`, `IntegrityError` or `CheckpointError`.
     """
     return acquire(get_weights(name), force=force, progress=progress)
 
@@ -58,184 +67,119 @@ def acquire(
     patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> Path:
     """Return the checked weights of one record; see `download`."""
-    if weights.packaged:
-        return _check_packaged(weights, weights.packaged)
-    entry = CacheEntry.of(weights.name)
-    if not force and _unfit(entry, weights) is None:
-        return entry.model
-    with _naming_the_cache(entry), entry.lock():
-        # Another process may have filled the entry while this one waited.
-        unfit = _unfit(entry, weights)
-        if not force and unfit is None:
-            return entry.model
-        if unfit and entry.model.exists():
-            with contextlib.suppress(FileNotFoundError):  # gone, where locks do not work
-                logger.warning("%s: %s; fetching it again", entry.set_aside(), unfit)
-        by_hand = entry.folder / weights.filename
-        local = [str(by_hand)] if by_hand.is_file() else []
-        with progress_bar(weights.filename, progress) as show:
-            fetch(
-                weights.filename,
-                [*local, *mirrored(weights.filename), *_hub(weights), *weights.sources],
-                entry.folder,
-                functools.partial(_convert, weights, entry, force),
-                by_hand=by_hand,
-                page=weights.links.manual_mirror,
-                progress=show,
-                patience=patience,
-            )
-    return entry.model
-
-
-def _check_packaged(weights: Weights, path: Path) -> Path:
-    """Return the file that comes with this library, if it is what the manifest says."""
-    try:
-        mismatch = difference(weights, hash_file(path), path.stat().st_size)
-    except OSError as error:
-        mismatch = f"{path} cannot be read: {error.strerror}"
-    if mismatch:
-        raise IntegrityError(f"{mismatch}; reinstall isanet-zoo")
+    path = weights.path()
+    with usable_cache():
+        damage = find_damage(weights, path)
+        if weights.packaged and damage:
+            raise IntegrityError(f"{path}: {damage}; reinstall isanet-zoo")
+        if weights.packaged or (damage is None and not force):
+            return path
+        entry = CacheEntry.of(weights.name)
+        with entry.lock():
+            damage = find_damage(weights, path)  # another process may have filled the entry
+            if damage is None and not force:
+                return path
+            if damage and path.exists():
+                with contextlib.suppress(FileNotFoundError):  # gone, if locks do not work
+                    logger.warning("%s: %s; downloading again", entry.set_aside(), damage)
+            _fill(entry, weights, force, progress, patience)
     return path
 
 
-def _unfit(entry: CacheEntry, weights: Weights) -> str | None:
-    """Say why the cache cannot serve these weights; None if it can."""
-    try:
-        damage = entry.damage()
-    except (FileNotFoundError, NotADirectoryError):
-        return "nothing is cached"
-    record = entry.record()
-    if damage is None and record is not None:
-        return difference(weights, record.source_sha256, record.source_size)
-    return damage
-
-
-def _hub(weights: Weights) -> list[str]:
-    return [weights.hub.url] if weights.hub else []
-
-
-def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
-    """Compare a published file, or its converted twin, with what the manifest knows of it.
-
-    Args:
-        weights: the manifest's record.
-        sha256: the file's hash.
-        size: its length in bytes.
-        digest: the hash of its tensors, once they are read.
+def load_published(weights: Weights, *, progress: bool = True) -> tuple[Checkpoint, Path, Trust]:
+    """Load published weights, downloaded on first use; a cached file is read once.
 
     Returns:
-        Where they differ, or None.
-    """
-    twin = weights.hub if weights.hub and weights.hub.sha256 == sha256 else None
-    expected = sha256 if twin else weights.sha256 or weights.sha256_prefix or ""
-    facts = {
-        "size": (size, twin.size if twin else weights.size),
-        "sha256": (sha256[: len(expected)], expected),
-        "state digest": (digest, weights.state_digest),
-    }
-    for fact, (found, known) in facts.items():
-        if known and found not in (None, known):
-            return f"{weights.filename} has {fact} {found}, the manifest says {known}"
-    return None
-
-
-@contextlib.contextmanager
-def _naming_the_cache(entry: CacheEntry) -> Iterator[None]:
-    """Turn what the disk refuses into the error that says what to do."""
-    try:
-        yield
-    except DownloadError:
-        raise
-    except OSError as error:
-        raise DownloadError(
-            f"the cache folder {entry.folder} cannot be written ({error}); make room, or "
-            "name another one in ISANET_ZOO_CACHE"
-        ) from error
-
-
-def _convert(
-    weights: Weights, entry: CacheEntry, force: bool, path: Path, fetched: Fetched
-) -> None:
-    """Check a published file and put its converted twin into the cache.
+        The checked tensors; the file; and its trust, which is "unverified" on first use.
 
     Raises:
-        IntegrityError: its bytes are not what the manifest says, or its tensors are not those of
-            the first time on this machine.
-        CheckpointError: its tensors are not the network's.
+        ZooError: as `download`.
     """
-    twin = weights.hub
-    if twin and fetched.source == twin.url and fetched.sha256 != twin.sha256:
+    from isanet_zoo.weights.checkpoints import check_state
+
+    path, trust = weights.path(), weights.trust
+    with usable_cache():
+        file = read_undamaged(weights, path)
+        if file is None:
+            acquire(weights, progress=progress)
+            file = read_undamaged(weights, path)
+    if file is None:
+        raise IntegrityError(f"{path} changed while it was read; try again")
+    return check_state(file.tensors, weights.network, str(path), exact=True), path, trust
+
+
+def read_published(weights: Weights, path: Path, fetched: Fetched) -> tuple[State, str]:
+    """Read a published file; return its tensors and their digest, both checked.
+
+    Raises:
+        IntegrityError: the bytes or tensors differ from the manifest.
+        CheckpointError: the tensors are not the network's.
+    """
+    from isanet_zoo.weights.checkpoints import load_checkpoint
+    from isanet_zoo.weights.tensors import state_digest
+
+    copy = weights.hub
+    if copy and fetched.source == copy.url and fetched.sha256 != copy.sha256:
         raise IntegrityError(
-            f"{twin.path} has sha256 {fetched.sha256}, the manifest says {twin.sha256}"
+            f"{copy.path} has sha256 {fetched.sha256}, the manifest has {copy.sha256}"
         )
     if mismatch := difference(weights, fetched.sha256, fetched.size):
-        raise IntegrityError(mismatch)  # before anything of it is read
-    state, _, layout = checkpoints.load_checkpoint(
-        path, weights.network, exact=True, called=weights.filename
-    )
+        raise IntegrityError(mismatch)  # before any of it is parsed
+    state = load_checkpoint(path, weights.network, exact=True, called=weights.filename).state
     digest = state_digest(state)
     if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
         raise IntegrityError(mismatch)
+    return state, digest
+
+
+def _fill(
+    entry: CacheEntry, weights: Weights, force: bool, progress: bool, patience: Patience
+) -> None:
+    """Fill a cache entry from the first source that has an acceptable file."""
+    by_hand = entry.folder / weights.filename
+    tried: list[tuple[str, Exception]] = []
+    with progress_bar(weights.filename, progress) as show:
+        for source in find_sources(weights, by_hand):
+            try:
+                check_online(source)
+                with temporary_file(entry.folder, ".download") as part:
+                    limit = largest_size(weights)
+                    fetched = transfer(source, part, limit=limit, show=show, patience=patience)
+                    state, digest = read_published(weights, part, fetched)
+                if not force:
+                    _check_pin(entry, weights, digest)
+                _place(entry, state, digest, fetched)
+                logger.info("%s: %s weights from %s", entry.name, weights.family, source)
+                return
+            except (SourceError, OfflineError, CheckpointError, IntegrityError) as error:
+                tried.append((source, error))
+    raise not_fetched(weights, tried, by_hand)
+
+
+def _check_pin(entry: CacheEntry, weights: Weights, digest: str) -> None:
+    """Raise IntegrityError for other tensors than the first time on this machine."""
     pin = entry.record()
-    if weights.trust == "pinned" and not force and pin and digest != pin.state_digest:
+    if weights.trust == "pinned" and pin and digest != pin.state_digest:
         raise IntegrityError(
-            f"{weights.filename} holds other tensors than the first time on this machine (digest "
-            f"{digest}, was {pin.state_digest}); if you know why, `isanet-zoo download "
-            f"{weights.name} --force` accepts them"
+            f"{weights.filename} has other tensors than the first time on this machine (digest "
+            f"{digest}, was {pin.state_digest}); if you know why, accept them with `isanet-zoo "
+            f"download {weights.name} --force`"
         )
-    entry.place(
-        lambda model: save_state(state, model),
-        lambda model: SideFile(
-            name=weights.name,
+
+
+def _place(entry: CacheEntry, state: State, digest: str, fetched: Fetched) -> None:
+    """Write converted tensors and their side file into the cache."""
+    from isanet_zoo.weights.tensors import save_state
+
+    with temporary_file(entry.folder, ".safetensors") as model:
+        save_state(state, model)
+        record = SideFile(
+            name=entry.name,
             source=fetched.source,
             source_sha256=fetched.sha256,
             source_size=fetched.size,
             sha256=hash_file(model),
             size=model.stat().st_size,
             state_digest=digest,
-        ),
-    )
-    logger.info("%s: %s weights from %s", weights.name, layout.family, fetched.source)
-
-
-def verify(entry: CacheEntry) -> str | None:
-    """Read a cached entry whole and compare it with its side file and the manifest.
-
-    Returns:
-        What is wrong, or None.
-    """
-    try:
-        weights = get_weights(entry.name)
-    except UnknownModelError:
-        return "the manifest does not know it"
-    if unfit := _unfit(entry, weights):
-        return unfit
-    record = entry.record()
-    digest = state_digest(read_state(entry.model, str(entry.model)))
-    if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
-        return f"its tensors have digest {digest}"
-    return None
-
-
-@contextlib.contextmanager
-def progress_bar(title: str, wanted: bool) -> Iterator[Progress | None]:
-    """Give something to tell of a transfer's bytes, drawn on stderr; None if it is not wanted."""
-    if not wanted:
-        yield None
-        return
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    bars: list[Any] = []  # none before the first byte
-
-    def show(done: int, total: int | None) -> None:
-        if not bars:
-            bar = tqdm(desc=title, total=total, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
-            bars.append(bar)
-        bars[0].total = total
-        bars[0].update(done - bars[0].n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars:
-            bar.close()
+        )
+        entry.place(model, record)

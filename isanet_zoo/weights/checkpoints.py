@@ -90,6 +90,17 @@ def load_checkpoint(
     called = called or str(path)
     with torch.device("cpu"):  # whatever torch's default device is at the moment
         state = read_state(Path(path), called)
+    return check_state(state, networks, called, exact=exact)
+
+
+def check_state(
+    state: State,
+    networks: NetworkConfig | Mapping[str, NetworkConfig],
+    called: str,
+    *,
+    exact: bool = False,
+) -> Checkpoint:
+    """Check the tensors of a file and translate them; see `load_checkpoint`."""
     layout = _recognise(state, called)
     if isinstance(networks, NetworkConfig):
         network = networks

@@ -105,7 +105,7 @@ def test_verify_and_cache(tiny: TinyZoo, capsys: pytest.CaptureFixture[str]) -> 
     assert row.split()[0] == "isanet_tiny"
     assert main(["cache", "--remove", "isanet_tiny", "../photos"]) == 1
     assert not model.parent.exists()
-    assert "../photos is not cached" in capsys.readouterr().err
+    assert "../photos is not a name of weights" in capsys.readouterr().err
     assert main(["cache", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == {}
 

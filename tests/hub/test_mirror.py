@@ -22,7 +22,8 @@ from isanet_zoo.hub.mirror import mirror
 from isanet_zoo.manifest import lookup
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import HubFile
-from isanet_zoo.weights.acquire import download, verify
+from isanet_zoo.weights.acquire import download
+from isanet_zoo.weights.integrity import verify
 from isanet_zoo.weights.pinning import pin
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TinyZoo

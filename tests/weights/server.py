@@ -1,4 +1,4 @@
-"""A local file server that mishandles its requests as a script says."""
+"""A local file server that answers each request as scripted, faults included."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 import gzip
 import itertools
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -21,26 +23,30 @@ LFS_POINTER = (
     b"size 267412345\n"
 )
 LONGEST_STALL = 20.0
+CERTIFICATE = Path(__file__).parents[1] / "data" / "localhost.pem"
 
 Validator = Literal["strong", "weak", "date", "none"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How one request is answered; by default as a good server does.
+    """The answer to one request; by default that of a correct server.
 
     Attributes:
-        status: answer this status, and nothing of the file.
-        headers: send these in place of the true ones.
-        body: serve this in the file's place.
-        publish: replace the file by another version before answering.
+        status: answer with this status, without the file.
+        headers: send these instead of the true ones.
+        body: serve this instead of the file.
+        publish: replace the file by another version before the answer.
         cut: close the connection after so many bytes of the body.
-        lie: with `cut`, say a Content-Length that fits what is sent.
-        stall: with `cut`, fall silent and leave the connection open.
-        ranges: honour Range.
+        lie: with `cut`, send a Content-Length that fits what is sent.
+        stall: with `cut`, stop sending and leave the connection open.
+        drip: seconds before each byte.
+        drip_headers: with `drip`, send the headers so.
+        endless: repeat the body for ever, without a Content-Length.
+        ranges: support Range.
         start: answer any Range with the part from here.
-        conditional: honour If-Range.
-        chunked: say no length.
+        conditional: support If-Range.
+        chunked: send no length.
         zipped: compress the body.
         before: called first; it may wait.
     """
@@ -52,6 +58,9 @@ class Answer:
     cut: int | None = None
     lie: bool = False
     stall: bool = False
+    drip: float = 0.0
+    drip_headers: bool = False
+    endless: bool = False
     ranges: bool = True
     start: int | None = None
     conditional: bool = True
@@ -70,11 +79,12 @@ class Seen:
     path: str
     range: str | None
     if_range: str | None
+    encoding: str | None
 
 
 @dataclass
 class Source:
-    """A file on the server, and what is done to the requests for it."""
+    """A file on the server, its answers, and the requests it received."""
 
     url: str
     content: bytes
@@ -89,7 +99,7 @@ class Source:
 
     @property
     def moved_url(self) -> str:
-        """An address that redirects to the file."""
+        """A URL that redirects to the file."""
         return self.url.replace(self.path, f"/moved{self.path}")
 
     @property
@@ -98,7 +108,7 @@ class Source:
         return self.url.rpartition("/")[0]
 
     def identity(self) -> dict[str, str]:
-        """The headers that tell this version of the file from others."""
+        """Return the headers that identify this version of the file."""
         date = formatdate(1_600_000_000 + 60 * self.version, usegmt=True)
         return {
             "strong": {"ETag": f'"v{self.version}"', "Last-Modified": date},
@@ -108,16 +118,22 @@ class Source:
         }[self.validator]
 
     def accepts(self, if_range: str | None) -> bool:
-        """Say whether the version that a client has a part of is still the one that is served."""
+        """Return True if the client's part is of the version that is served."""
         values = {value for value in self.identity().values() if not value.startswith("W/")}
         return if_range is None or if_range in values
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files on a port of its own; every request of a source is recorded there."""
+    """A server on a free port; every request for a source is recorded there."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+            self.url = self.url.replace("http:", "https:")
         self.sources: dict[str, Source] = {}
         self.closing = threading.Event()
         self.turn = threading.Lock()
@@ -130,21 +146,21 @@ class Server(ThreadingHTTPServer):
         name: str = "isanet_tiny.pth",
         validator: Validator = "strong",
     ) -> Source:
-        """Put a file on the server, whose first requests get `answers`, the others `then`."""
+        """Add a file, whose first requests receive `answers`, and all others `then`."""
         path = f"/{len(self.sources)}/{name}"
         script = itertools.chain(answers, itertools.repeat(then))
-        source = Source(f"http://127.0.0.1:{self.server_port}{path}", content, validator, script)
+        source = Source(f"{self.url}{path}", content, validator, script)
         self.sources[path] = source
         return source
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients hang up in these tests."""
+        """Print nothing: clients close connections in these tests."""
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Server]:
+def running(tls: bool = False) -> Iterator[Server]:
     """Run a server."""
-    with Server() as server:
+    with Server(tls) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
@@ -155,10 +171,10 @@ def running() -> Iterator[Server]:
             thread.join()
 
 
-def nobody() -> str:
-    """Return a URL at which nothing listens."""
+def closed_url() -> str:
+    """Return a URL at which no server listens."""
     with Server() as server:
-        return f"http://127.0.0.1:{server.server_port}/isanet_tiny.pth"
+        return f"{server.url}/isanet_tiny.pth"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -168,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         path = self.path.removeprefix("/moved")
-        seen = Seen(self.path, self.headers["Range"], self.headers["If-Range"])
+        wanted = (self.headers[name] for name in ("Range", "If-Range", "Accept-Encoding"))
+        seen = Seen(self.path, *wanted)
         with self.server.turn:
             source = self.server.sources[path]
             source.seen.append(seen)
@@ -187,15 +204,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, source: Source, answer: Answer, seen: Seen) -> None:
         body = source.content if answer.body is None else answer.body
         status, headers = 200, source.identity()
-        asked = re.fullmatch(r"bytes=(\d+)-", seen.range or "")
+        requested = re.fullmatch(r"bytes=(\d+)-", seen.range or "")
         fits = source.accepts(seen.if_range) or not answer.conditional
-        if asked and fits and answer.ranges and answer.body is None:
-            start, total = int(asked[1]) if answer.start is None else answer.start, len(body)
+        if requested and fits and answer.ranges and answer.body is None:
+            start, total = int(requested[1]) if answer.start is None else answer.start, len(body)
             if start >= total:
                 self._send(416, {"Content-Range": f"bytes */{total}", "Content-Length": "0"})
                 return
             status, body = 206, body[start:]
             headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+        if answer.endless:
+            self._repeat(body)
+            return
         if answer.zipped:
             body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
         sent = body[: answer.cut]
@@ -203,13 +223,30 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Transfer-Encoding"] = "chunked"
         else:
             headers["Content-Length"] = str(len(sent if answer.lie else body))
+        if answer.drip_headers:
+            self._drip(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 1000, answer.drip)
+            return
         self._send(status, {**headers, **answer.headers})
+        if answer.drip:
+            self._drip(sent, answer.drip)
+            return
         if answer.chunked:
             end = b"0\r\n\r\n" if sent == body else b""
             sent = b"%x\r\n%b\r\n" % (len(sent), sent) + end if sent else end
         self.wfile.write(sent)
         if answer.stall:
             self.server.closing.wait(LONGEST_STALL)
+
+    def _drip(self, content: bytes, pause: float) -> None:
+        for byte in content:
+            if self.server.closing.wait(pause):
+                return
+            self.wfile.write(bytes([byte]))
+
+    def _repeat(self, body: bytes) -> None:
+        self._send(200, {})
+        while not self.server.closing.is_set():
+            self.wfile.write(body)
 
     def _send(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -26,10 +26,10 @@ from isanet_zoo.cache import CacheEntry
 from isanet_zoo.errors import DownloadError, IntegrityError, OfflineError
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights import acquire, tensors
-from isanet_zoo.weights.fetch import Patience
+from isanet_zoo.weights.http import Patience
 from isanet_zoo.weights.layouts import SSSEG
 from tests.conftest import TinyZoo
-from tests.weights.server import HTML, LFS_POINTER, Answer, Server, nobody, running
+from tests.weights.server import HTML, LFS_POINTER, Answer, Server, closed_url, running
 
 HASTY = Patience(tries=4, backoff=0.001, timeout=0.5, longest_wait=0.01)
 WHOLE = {"model.safetensors", "model.json"}
@@ -152,7 +152,7 @@ def test_when_all_sources_fail_one_error_says_everything(
     mirror = server.source(published(tiny_zoo), then=Answer(status=404))
     monkeypatch.setenv("ISANET_ZOO_MIRROR", mirror.mirror)
     bad = [server.source(published(tiny_zoo), then=answer).url for answer in LASTING.values()]
-    error = refusal(tiny_zoo.weights, *bad, nobody())
+    error = refusal(tiny_zoo.weights, *bad, closed_url())
     assert [url for url, _ in error.tried] == [mirror.url, *bad, error.tried[-1][0]]
     assert all(f"{url}: {reason}" in str(error) for url, reason in error.tried)
     assert str(tiny_zoo.weights.path().with_name(tiny_zoo.weights.filename)) in str(error)
@@ -381,7 +381,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_transfer_harms_nobody(
+def test_a_killed_transfer_harms_closed_url(
     tiny_zoo: TinyZoo, server: Server, processes: ForkServerContext
 ) -> None:
     source = server.source(published(tiny_zoo), Answer(cut=600_000, stall=True))
@@ -518,7 +518,7 @@ def test_offline_is_said_at_once_with_the_ways_out(
     assert time.monotonic() - start < 1.0
     assert isinstance(error, OfflineError)
     by_hand = str(tiny_zoo.weights.path().with_name(tiny_zoo.weights.filename))
-    for way_out in ("unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE", by_hand, "ISANET_ZOO_MIRROR"):
+    for way_out in ("Unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE", by_hand, "ISANET_ZOO_MIRROR"):
         assert way_out in str(error)
 
 

@@ -1,0 +1,95 @@
+"""Comparison of weight files with the manifest and with the side files of the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isanet_zoo.cache import CacheEntry
+from isanet_zoo.errors import CheckpointError, UnknownModelError
+from isanet_zoo.files import hash_file
+from isanet_zoo.manifest.lookup import get_weights
+from isanet_zoo.manifest.weights import Weights
+
+if TYPE_CHECKING:  # it imports torch, which a hash does not need
+    from isanet_zoo.weights.containers import SafetensorsFile
+
+
+def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
+    """Compare a published file, or its converted copy on the hub, with the manifest.
+
+    Args:
+        weights: the manifest's record.
+        sha256: the file's hash.
+        size: its size in bytes.
+        digest: the hash of its tensors, once they are read.
+
+    Returns:
+        Where they differ, or None.
+    """
+    copy = weights.hub if weights.hub and weights.hub.sha256 == sha256 else None
+    expected = sha256 if copy else weights.sha256 or weights.sha256_prefix or ""
+    facts = {
+        "size": (size, copy.size if copy else weights.size),
+        "sha256": (sha256[: len(expected)], expected),
+        "state digest": (digest, weights.state_digest),
+    }
+    for fact, (found, known) in facts.items():
+        if known and found not in (None, known):
+            return f"{weights.filename} has {fact} {found}, the manifest has {known}"
+    return None
+
+
+def find_damage(weights: Weights, path: Path) -> str | None:
+    """Hash a cached or packaged file; return why it cannot be used, or None."""
+    try:
+        return compare(weights, path.stat().st_size, hash_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no such file"
+
+
+def compare(weights: Weights, size: int, sha256: str) -> str | None:
+    """Compare a cached or packaged file with its side file and the manifest."""
+    if weights.packaged:
+        return difference(weights, sha256, size)
+    entry = CacheEntry.of(weights.name)
+    if (record := entry.record()) is None:
+        return "its side file is missing or damaged"
+    return record.compare(size, sha256) or difference(
+        weights, record.source_sha256, record.source_size
+    )
+
+
+def read_undamaged(weights: Weights, path: Path) -> SafetensorsFile | None:
+    """Read a cached or packaged file; return None if it cannot be used."""
+    from isanet_zoo.weights.containers import read_safetensors
+
+    try:
+        file = read_safetensors(path, str(path))
+    except CheckpointError:
+        return None
+    return None if compare(weights, file.size, file.sha256) else file
+
+
+def verify(entry: CacheEntry) -> str | None:
+    """Read a cached file and compare it with its side file and the manifest.
+
+    Returns:
+        What is wrong, or None.
+    """
+    from isanet_zoo.weights.containers import read_safetensors
+    from isanet_zoo.weights.tensors import state_digest
+
+    try:
+        weights = get_weights(entry.name)
+        file = read_safetensors(entry.model, str(entry.model))
+    except UnknownModelError:
+        return "its name is not in the manifest"
+    except CheckpointError as error:
+        return str(error)
+    if damage := compare(weights, file.size, file.sha256):
+        return damage
+    record, digest = entry.record(), state_digest(file.tensors)
+    if record is None or digest not in {record.state_digest, weights.state_digest or digest}:
+        return f"its tensors have digest {digest}"
+    return None
