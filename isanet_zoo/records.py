@@ -41,6 +41,7 @@ from isanet_zoo.errors import InputError, ManifestError, printable
 
 T = TypeVar("T")
 
+MOST_CLASSES = 4096  # of a network and of its label set; `predict` supports up to 256
 LONGEST_JSON = 1 << 20  # bytes
 LONGEST_INTEGER = 20  # digits
 FINITE = sys.float_info.max

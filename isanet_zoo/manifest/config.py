@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.records import Range, Record, Text
+from isanet_zoo.records import MOST_CLASSES, Range, Record, Text
 
 ResizeRule: TypeAlias = Literal["half_pixel", "corners", "asymmetric"]
 
 OUTPUT_STRIDE = 8  # every published ISANet works on feature maps of 1/8 of the input
 
-MOST_CLASSES = 4096  # of a network; `predict` supports up to 256
 MOST_PIXELS = 2048 * 2048  # that an image is resized or padded to
 
 Channels = Annotated[int, Range(1, 4096)]

@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import Annotated
 
 from isanet_zoo.errors import InputError, UnknownModelError
-from isanet_zoo.manifest.config import MOST_CLASSES
-from isanet_zoo.records import Range, Record, Text, whole_number
+from isanet_zoo.records import MOST_CLASSES, Range, Record, Text, whole_number
 
 PerClass = Range(1, MOST_CLASSES)
 
