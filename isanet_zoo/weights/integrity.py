@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isanet_zoo.cache import CacheEntry
-from isanet_zoo.errors import CheckpointError, UnknownModelError
+from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import hash_file
-from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.manifest.weights import Weights
 
 if TYPE_CHECKING:  # it imports torch, which a hash does not need
@@ -71,7 +70,7 @@ def read_undamaged(weights: Weights, path: Path) -> SafetensorsFile | None:
     return None if compare(weights, file.size, file.sha256) else file
 
 
-def verify(entry: CacheEntry) -> str | None:
+def verify(weights: Weights) -> str | None:
     """Read a cached file and compare it with its side file and the manifest.
 
     Returns:
@@ -80,11 +79,9 @@ def verify(entry: CacheEntry) -> str | None:
     from isanet_zoo.weights.containers import read_safetensors
     from isanet_zoo.weights.tensors import state_digest
 
+    entry = CacheEntry.of(weights.name)
     try:
-        weights = get_weights(entry.name)
         file = read_safetensors(entry.model, str(entry.model))
-    except UnknownModelError:
-        return "its name is not in the manifest"
     except CheckpointError as error:
         return str(error)
     if damage := compare(weights, file.size, file.sha256):

@@ -117,7 +117,7 @@ def test_three_weights_are_mirrored_and_come_from_there(
         assert record is not None
         assert (record.source, record.source_sha256) == (get_weights(name).hub.url, hashes[name])  # type: ignore[union-attr]
         assert model.load_report.trust == "verified"
-        assert verify(CacheEntry.of(name)) is None
+        assert verify(get_weights(name)) is None
         assert download(name) == CacheEntry.of(name).model
     assert requests(publisher) == asked  # the publisher was not needed
     assert len(hub.seen) > seen
