@@ -33,7 +33,7 @@ def make_ways(model: ISANet, images: Tensor, compiled: bool) -> dict[str, Callab
         ways["plain, autocast, compiled"] = partial(autocast, torch.compile(plain.logits))
     for dtype in (torch.float32, torch.bfloat16):
         predictor = Predictor(model, device=images.device, dtype=dtype)
-        ways[f"folded, {str(dtype).removeprefix('torch.')}"] = partial(predictor._logits, images)
+        ways[f"folded, {str(dtype).removeprefix('torch.')}"] = partial(predictor.engine, images)
     return ways
 
 

@@ -17,7 +17,9 @@ import plain
 import torch
 from torch import Tensor
 
-from isanet_zoo.inference import decide
+from isanet_zoo.inference.decide import ResizedLogits, decide
+from isanet_zoo.inference.tiles import average_tiles, tile_grid
+from isanet_zoo.inference.views import Grid
 
 Way = Callable[[], Tensor]  # () -> (1, H, W)
 CASES = {  # name -> logits, classes, height, width
@@ -46,17 +48,16 @@ def make_ways(case: str, device: str) -> dict[str, Way]:
     kind, classes, height, width = CASES[case]
     size = (height, width)
     if kind == "tiles":
-        places = decide.windows(size, (512, 512), (384, 384))
+        places = tile_grid(size, Grid((512, 512), (384, 384)))
         tiles = [make_logits(kind, classes, *place.size, device) for place in places]
-        pairs = list(zip(places, tiles, strict=True))
         return {
             "plain": lambda: plain.decide_tiles(tiles, places, size),
-            "bounded": lambda: decide.decide(decide.tiled(pairs, size, size, "half_pixel")).labels,
+            "bounded": lambda: decide([average_tiles(places, tiles, size, "half_pixel")]).labels,
         }
     logits = make_logits(kind, classes, height, width, device)
     return {
         "plain": partial(plain.decide, logits, size),
-        "bounded": lambda: decide.decide(decide.whole(logits, size, "half_pixel")).labels,
+        "bounded": lambda: decide([ResizedLogits(logits, size, "half_pixel")]).labels,
     }
 
 

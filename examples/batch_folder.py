@@ -20,7 +20,7 @@ def main(photos: str, out: str, name: str = "isanet_efficientnet_lite0os8_camvid
     """Segment the pictures of a folder, few of them in memory at any time."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = isanet_zoo.Predictor(name, device=device, batch_size=4)
-    classes = predictor.network.label_set.names
+    classes = predictor.engine.label_set.names
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
 

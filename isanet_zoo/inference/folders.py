@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ def segment_files(
     """
     failed: list[Result] = []
     read = in_order(functools.partial(_read, predictor, force), planned.items())
-    segmented = _stream(predictor, _readable(read, failed))
+    segmented = predictor._stream(_readable(read, failed))
     for result in in_order(functools.partial(_write, planned), segmented):
         while failed:
             yield failed.pop(0)
@@ -89,17 +88,3 @@ def _write(planned: dict[Path, tuple[Path, ...]], item: tuple[LoadedImage, Segme
     except InputError as error:
         return Result(image.path, error=error)
     return Result(image.path, segmentation, files)
-
-
-def _stream(
-    predictor: Predictor, items: Iterable[tuple[LoadedImage, LoadedImage]]
-) -> Iterator[tuple[LoadedImage, Segmentation]]:
-    waiting: deque[LoadedImage] = deque()
-
-    def images() -> Iterator[LoadedImage]:
-        for key, image in items:
-            waiting.append(key)
-            yield image
-
-    for segmentation in predictor.stream(images()):
-        yield waiting.popleft(), segmentation

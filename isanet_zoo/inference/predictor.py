@@ -1,37 +1,34 @@
-"""Whole predictions: pictures in, label maps out."""
+"""Segmentation of images with a network: `Predictor` and `predict`.
+
+Letters in shapes: B images of one size, K classes, H W image, h w network input.
+"""
 
 from __future__ import annotations
 
-import copy
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isanet_zoo.engines.cuda_graphs import GraphedForward
-from isanet_zoo.engines.depthwise import speed_up_depthwise
-from isanet_zoo.engines.folding import fold
+from isanet_zoo.engines.engine import Device, DType, best_device, create_engine, resolve_device
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.preprocess import fill_up, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
-from isanet_zoo.inference import decide
+from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
+from isanet_zoo.inference.decide import Canvas, Flipped, ResizedLogits, ScoreMaps, decide
 from isanet_zoo.inference.threads import delayed, in_order
-from isanet_zoo.inference.views import Tile, Views
+from isanet_zoo.inference.tiles import average_tiles, tile_grid
+from isanet_zoo.inference.views import Grid, TileSize, Views, check_flag
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
 from isanet_zoo.zoo import create_model
 
-Progress = Callable[[int, int | None], None]  # pictures so far, in all where it is known
+Progress = Callable[[int, int | None], None]  # images done, images in total where it is known
 
-DType: TypeAlias = torch.dtype | Literal["auto"]
-
-READ_AHEAD = 4  # batches of pictures that are held to find some of one size
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_BATCH = 4096
 
 
 class Predictor:
@@ -73,194 +70,130 @@ class Predictor:
         self,
         model: ISANet | str | os.PathLike[str],
         *,
-        device: str | int | torch.device | None = None,
+        device: Device | None = None,
         dtype: DType | None = None,
         compile: bool = False,  # noqa: A002 - torch's word
         batch_size: int = 1,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        tile: Tile | None = None,
+        tile: TileSize | None = None,
         overlap: float = 0.25,
         resize: bool = True,
         confidence: bool = False,
         probabilities: bool = False,
     ) -> None:
-        model = _load(model)
-        if model.config.in_chans != 3:
-            raise InputError(
-                f"predict reads RGB pictures, but this network takes {model.config.in_chans} "
-                "channels; call the network itself on your tensors"
-            )
-        if model.config.num_classes > 256:
-            raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")
-        if dtype not in (None, "auto", *DTYPES):
-            choices = ", ".join(map(str, DTYPES))
-            raise InputError(f"dtype is {dtype}; choose one of {choices}, or 'auto'")
-        try:
-            # A tensor knows its device fully: "cuda" may be given, "cuda:1" meant.
-            self.device = torch.empty(0, device=device or _device_of(model)).device
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-            raise InputError(f"device is {device}: {str(error).splitlines()[0]}") from error
-        self.dtype = _fastest(self.device) if dtype == "auto" else dtype or torch.float32
-        self.batch_size = whole_number("batch_size", batch_size)
         self.views = Views(scales=scales, flip=flip, tile=tile, overlap=overlap, resize=resize)
-        self.grid = self.views.grid(model.preprocess)
-        self.confidence = confidence
-        self.probabilities = probabilities
-        self.network = _prepared(model, self.device, self.dtype)
-        self._forward: Callable[[Tensor], Tensor] = self.network.forward_logits
-        if compile:
-            self._forward = torch.compile(self._forward)
-        elif self.device.type == "cuda":
-            self._forward = GraphedForward(self._forward)
-        elif self.device.type == "cpu":
-            speed_up_depthwise(self.network)
+        self.batch_size = whole_number("batch_size", batch_size, at_most=MAX_BATCH)
+        self.confidence = check_flag("confidence", confidence)
+        self.probabilities = check_flag("probabilities", probabilities)
+        check_flag("compile", compile)
+        if isinstance(model, (str, os.PathLike)):
+            device = resolve_device(device, best_device())
+            model = create_model(os.fspath(model), pretrained=True)
+        _check_network(model)
+        self.engine = create_engine(model, device=device, dtype=dtype, compile=compile)
+        self.device, self.dtype = self.engine.device, self.engine.dtype
 
     def __call__(
         self, images: ImageLike | Iterable[ImageLike], *, progress: Progress | None = None
     ) -> Segmentation | list[Segmentation]:
-        """Segment one picture, or all pictures of a folder or iterable, in order.
+        """Segment one image, or all images of a folder or iterable, in order.
 
         Args:
-            images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W); a
-                folder; an iterable of these.
-            progress: called with (pictures done, pictures in all or None) after each picture.
+            images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB;
+                a folder; an iterable of these.
+            progress: called with (images done, images in total or None) after each image.
 
         Raises:
-            InputError: a picture cannot be used; the message names it.
+            InputError: an image cannot be used; the message names it.
         """
-        if is_single(images):
-            return next(self.stream(images, progress=progress))
-        return list(self.stream(images, progress=progress))
+        segmentations = self.stream(images, progress=progress)
+        return next(segmentations) if is_single(images) else list(segmentations)
 
     def stream(
         self, images: ImageLike | Iterable[ImageLike], *, progress: Progress | None = None
     ) -> Iterator[Segmentation]:
-        """Segment pictures one after the other, in order; few are in memory at any time.
+        """Segment images one by one, in order, with few of them in memory at any time.
 
-        Pictures of one size that lie close together share a batch. None is ever padded: that would
-        change the groups of the attention, and so the result.
+        Images of one size that are close to each other share a batch. None is ever padded: that
+        would change the groups of the attention, and so the result.
         """
         if progress is not None and not callable(progress):
             raise InputError(f"progress is {progress!r}; give a function of (done, total), or None")
         source = find_images(images)
         total = len(source) if isinstance(source, Sized) else None
-        # What has a length lies there already; other iterables are read as late as can be.
-        pictures = map(read_image, source) if total is None else in_order(read_image, source)
-        held = 1 if self.batch_size == 1 else READ_AHEAD * self.batch_size
-        behind = 0 if self.device.type == "cpu" else 1  # a GPU goes on while results are fetched
-        done = 0
-        for results in delayed(map(self._start_all, _windows(pictures, held)), behind):
-            for segmentation in results():
-                done += 1
-                if progress:
-                    progress(done, total)
-                yield segmentation
+        # Sized inputs are read ahead; other iterables are consumed lazily.
+        loaded = map(read_image, source) if total is None else in_order(read_image, source)
+        results = self._stream((None, image) for image in loaded)
+        for done, (_, segmentation) in enumerate(results, 1):
+            if progress:
+                progress(done, total)
+            yield segmentation
 
-    def _start_all(self, pictures: Sequence[LoadedImage]) -> Callable[[], list[Segmentation]]:
-        """Segment a few pictures, batching those of one size; call what is returned for results."""
-        buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, picture in enumerate(pictures):
-            buckets[picture.size].append(position)
-        batches = [
-            positions[start : start + self.batch_size]
-            for positions in buckets.values()
-            for start in range(0, len(positions), self.batch_size)
-        ]
-        started = [(batch, self._start([pictures[i] for i in batch])) for batch in batches]
-
-        def finish() -> list[Segmentation]:
-            results: dict[int, Segmentation] = {}
-            for batch, segmented in started:
-                results.update(zip(batch, segmented(), strict=True))
-            return [results[position] for position in range(len(pictures))]
-
-        return finish
+    def _stream(
+        self, images: Iterable[tuple[Key, LoadedImage]]
+    ) -> Iterator[tuple[Key, Segmentation]]:
+        """Segment images in order; each comes with a key, which is returned with its result."""
+        behind = 0 if self.device.type == "cpu" else 1  # a GPU works while results are fetched
+        finished: dict[int, tuple[Key, Segmentation]] = {}
+        position = 0
+        for batch in delayed(map(self._segment, make_batches(images, self.batch_size)), behind):
+            finished |= batch.results()
+            while position in finished:
+                yield finished.pop(position)
+                position += 1
 
     @torch.inference_mode()
-    def _start(self, pictures: Sequence[LoadedImage]) -> Callable[[], list[Segmentation]]:
-        """Segment pictures of one size; call what is returned for the results."""
-        images = self._images(pictures)
-        decision = self._decide(images, pictures[0].size)
-        labels, confidence, probabilities = (
-            None if part is None else _to_host(part) for part in decision
-        )
-        assert labels is not None
-        ready: Any = None
-        if self.device.type == "cuda":
-            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            ready.record(torch.cuda.current_stream(self.device))
+    def _segment(self, items: Sequence[Item[Key]]) -> Batch[Key]:
+        """Segment images of one size, without waiting for a GPU."""
+        images = [image for _, _, image in items]
+        prepared = self._prepare(images)  # (B, 3, h, w)
+        views = list(self._scores_of_views(prepared, images[0].size))
+        decision = decide(views, confidence=self.confidence, probabilities=self.probabilities)
+        return Batch.fetch(items, decision, self.engine.label_set)
 
-        def finish() -> list[Segmentation]:
-            if ready:
-                ready.synchronize()
-            return [
-                Segmentation(
-                    labels[i].numpy(),
-                    self.network.label_set,
-                    None if confidence is None else confidence[i].numpy(),
-                    None if probabilities is None else probabilities[i].numpy(),
-                    picture.path,
-                )
-                for i, picture in enumerate(pictures)
-            ]
-
-        return finish
-
-    def _images(self, pictures: Sequence[LoadedImage]) -> Tensor:
-        """Return pictures of one size as the network's input, (B, 3, h, w)."""
-        pixels = torch.stack([picture.pixels for picture in pictures])  # (B, 3, H, W)
+    def _prepare(self, images: Sequence[LoadedImage]) -> Tensor:
+        """Return images of one size as the network's input, (B, 3, h, w)."""
+        pixels = torch.stack([image.pixels for image in images])  # (B, 3, H, W)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         if self.device.type == "cuda" and not pixels.is_cuda:
-            pixels = pixels.pin_memory()  # so that the copy need not be waited for
+            pixels = pixels.pin_memory()  # for an asynchronous copy
         pixels = pixels.to(self.device, non_blocking=True)
-        return prepare(pixels, self.network.preprocess, resize=self.views.resize)
+        return prepare(pixels, self.engine.preprocess, resize=self.views.resize)
 
-    def _decide(self, images: Tensor, size: tuple[int, int]) -> decide.Decision:
-        """Give each pixel of pictures of a size its class, from prepared images (B, 3, h, w)."""
-        views = list(self._views(images, size))
-        return decide.decide(
-            decide.mean(views), confidence=self.confidence, probabilities=self.probabilities
-        )
-
-    def _views(self, images: Tensor, size: tuple[int, int]) -> Iterator[decide.Scores]:
-        """Give the scores of each scale and mirroring, at the pictures' own size."""
+    def _scores_of_views(self, images: Tensor, size: tuple[int, int]) -> Iterator[ScoreMaps]:
+        """Yield the scores of all scales and flips of (B, 3, h, w), at the images' `size`."""
+        self.views.check_input(_size(images))
         for scale in self.views.scales:
             scaled = images
             if scale != 1:
-                if min(images.shape[-2:]) * scale < 1:
-                    raise InputError(f"scale {scale} leaves nothing of a picture of {size}")
                 scaled = F.interpolate(
                     images, scale_factor=scale, mode="bilinear", align_corners=False
                 )
             yield self._scores(scaled, size)
             if self.views.flip:
-                yield decide.flipped(self._scores(scaled.flip(-1), size))
+                yield Flipped(self._scores(scaled.flip(-1), size))
 
-    def _scores(self, images: Tensor, size: tuple[int, int]) -> decide.Scores:
-        """Run the network over (B, 3, h, w), whole or in tiles."""
-        rule, canvas = self.network.config.head.resize, (images.shape[-2], images.shape[-1])
-        if self.grid is None:
-            images = fill_up(images, self.network.preprocess)
-            logits = self._logits(images)
-            filled = (images.shape[-2], images.shape[-1])
-            if filled != canvas:
-                return decide.filled(logits, filled, canvas, size, rule)
-            return decide.whole(logits, size, rule)
-        windows = decide.windows(canvas, *self.grid)
-        batch = images.shape[0]
-        together = max(self.batch_size // batch, 1)  # tiles in one run of the network
-        tiles: list[tuple[decide.Window, Tensor]] = []
-        for start in range(0, len(windows), together):
-            chunk = windows[start : start + together]
-            logits = self._logits(torch.cat([images[window.area] for window in chunk]))
-            tiles += zip(chunk, torch.split(logits, batch), strict=True)
-        return decide.tiled(tiles, canvas, size, rule)
+    def _scores(self, images: Tensor, size: tuple[int, int]) -> ScoreMaps:
+        """Run the network on (B, 3, h, w), as a whole or in tiles."""
+        if grid := self.views.grid(self.engine.preprocess):
+            return self._scores_of_tiles(images, size, grid)
+        filled = fill_up(images, self.engine.preprocess)
+        logits = self.engine(filled)
+        canvas = None
+        if _size(filled) != _size(images):
+            rows, columns = (torch.arange(n, device=logits.device) for n in _size(images))
+            canvas = Canvas(_size(filled), rows, columns)
+        return ResizedLogits(logits, size, self.engine.resize, canvas)
 
-    def _logits(self, images: Tensor) -> Tensor:
-        images = images.to(self.dtype, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, enabled=False):  # whatever the caller is in
-            return self._forward(images)
+    def _scores_of_tiles(self, images: Tensor, size: tuple[int, int], grid: Grid) -> ScoreMaps:
+        tiles = tile_grid(_size(images), grid)
+        together = max(self.batch_size // len(images), 1)  # tiles in one run of the network
+        logits: list[Tensor] = []
+        for start in range(0, len(tiles), together):
+            inputs = [images[tile.area] for tile in tiles[start : start + together]]
+            logits += torch.split(self.engine(torch.cat(inputs)), len(images))
+        return average_tiles(tiles, logits, size, self.engine.resize)
 
 
 def predict(
@@ -268,11 +201,11 @@ def predict(
     images: ImageLike | Iterable[ImageLike],
     *,
     batch_size: int = 1,
-    device: str | int | torch.device | None = None,
+    device: Device | None = None,
     dtype: DType | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    tile: Tile | None = None,
+    tile: TileSize | None = None,
     overlap: float = 0.25,
     resize: bool = True,
     confidence: bool = False,
@@ -323,57 +256,19 @@ def predict(
     return predictor(images, progress=progress)
 
 
-def _load(model: object) -> ISANet:
-    """Return a network, or load the zoo's of a name."""
-    if isinstance(model, (str, os.PathLike)):
-        return create_model(os.fspath(model), pretrained=True)
+def _size(images: Tensor) -> tuple[int, int]:
+    """Return the height and width of (..., h, w)."""
+    return images.shape[-2], images.shape[-1]
+
+
+def _check_network(model: object) -> None:
+    """Raise InputError if a network cannot be used with images."""
     if not isinstance(model, ISANet):
         raise InputError(f"expected an ISANet or the name of one, got {type(model).__name__}")
-    return model
-
-
-def _windows(pictures: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
-    """Give pictures in lists of `size`; what was read before a bad one comes before its error."""
-    window: list[LoadedImage] = []
-    try:
-        for picture in pictures:
-            window.append(picture)
-            if len(window) == size:
-                yield window
-                window = []
-    except InputError:
-        if window:
-            yield window
-        raise
-    if window:
-        yield window
-
-
-def _device_of(model: ISANet) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _fastest(device: torch.device) -> torch.dtype:
-    """Return bfloat16 if a device computes in it, and not merely imitates it; else float32."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # torch has no public question for a CPU's instructions
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = device.type == "cpu" and any(getattr(torch.cpu, ask, bool)() for ask in asked)
-    return torch.bfloat16 if native else torch.float32
-
-
-def _prepared(model: ISANet, device: torch.device, dtype: torch.dtype) -> ISANet:
-    """Return the network as it runs fastest on a device, for inference only; `model` stays."""
-    network = copy.deepcopy(model).eval().to(device, torch.float32)
-    with torch.autocast(device.type, enabled=False):
-        fold(network, dtype)
-    return network.to(memory_format=torch.channels_last)
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the CPU; from a GPU without waiting for the copy."""
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+    if model.config.in_chans != 3:
+        raise InputError(
+            f"predict reads RGB images, but this network takes {model.config.in_chans} channels; "
+            "call the network itself on your tensors"
+        )
+    if model.config.num_classes > 256:
+        raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")

@@ -1,4 +1,4 @@
-"""Work beside the network: threads that read ahead of it and write behind it, in order."""
+"""Threads beside the network, which read ahead of it and write behind it, in order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = min(os.cpu_count() or 1, 8)  # Pillow and NumPy let go of the interpreter while they work
-AHEAD = 2 * THREADS  # pictures that are held at most
+THREADS = min(os.cpu_count() or 1, 8)  # useful, as Pillow and NumPy release the GIL
+AHEAD = 2 * THREADS  # items that are held at most
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map in threads: results, and errors, come in the order of the items.
+    """Map in threads; yield results, or raise errors, in the order of the items.
 
-    At most `AHEAD` items are worked on or wait to be taken; `items` is read by the caller's thread.
+    At most `AHEAD` items are in work or wait to be taken. The caller's thread iterates over
+    `items`.
     """
     with ThreadPoolExecutor(THREADS, "isanet-zoo") as pool:
         waiting: deque[Future[R]] = deque()
@@ -35,9 +36,9 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def delayed(items: Iterable[T], count: int) -> Iterator[T]:
-    """Give each item when `count` more were made; if making one fails, first those that were made.
+    """Yield items `count` steps late, so that background work can finish.
 
-    What was started in the background gets that much time until somebody waits for it.
+    On an error, yield the pending items first, then raise.
     """
     held: deque[T] = deque()
     try:

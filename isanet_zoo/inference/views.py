@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -13,11 +14,13 @@ from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.records import real_number, whole_number
 
-Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
+TileSize: TypeAlias = int | tuple[int, int] | Literal["whole"]
 
 MAX_SCALE = 16.0  # an image of 1 megapixel becomes one of 256
 MIN_SCALE = 1 / MAX_SCALE
+MAX_SCALES = 32
 MAX_TILE = 2**16  # pixels on a side
+MAX_PIXELS = 2**28  # of the network's input, 3 GiB in float32
 
 
 class Grid(NamedTuple):
@@ -48,20 +51,34 @@ class Views:
 
     scales: Sequence[float] = (1.0,)
     flip: bool = False
-    tile: Tile | None = None
+    tile: TileSize | None = None
     overlap: float = 0.25
     resize: bool = True
 
     def __post_init__(self) -> None:
         checked = {
             "scales": _scales(self.scales),
-            "flip": flag("flip", self.flip),
+            "flip": check_flag("flip", self.flip),
             "tile": _tile(self.tile),
             "overlap": real_number("overlap", self.overlap, "at least 0 and less than 1", 0, 1),
-            "resize": flag("resize", self.resize),
+            "resize": check_flag("resize", self.resize),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def check_input(self, size: tuple[int, int]) -> None:
+        """Check the sizes that an input of (height, width) is scaled to.
+
+        Raises:
+            InputError: one is empty, or has more than `MAX_PIXELS`.
+        """
+        for scale in self.scales:
+            height, width = (int(side * scale) for side in size)
+            if not 1 <= height * width <= MAX_PIXELS:
+                raise InputError(
+                    f"scale {scale} makes {height} x {width} pixels of an input of {size}; it must "
+                    f"be from 1 to {MAX_PIXELS} pixels"
+                )
 
     def grid(self, preprocess: Preprocess) -> Grid | None:
         """Return the grid of tiles; None for no tiles.
@@ -78,11 +95,11 @@ class Views:
         return Grid((height, width), (max(round(height * step), 1), max(round(width * step), 1)))
 
 
-def flag(name: str, value: object) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Return a bool of Python or NumPy as Python's.
 
     Raises:
-        InputError: it is none.
+        InputError: it is another object.
     """
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} is {value!r}; give True or False")
@@ -90,32 +107,33 @@ def flag(name: str, value: object) -> bool:
 
 
 def _scales(value: Any) -> tuple[float, ...]:
-    syntax = f"give a list of factors from {MIN_SCALE} to {MAX_SCALE}, such as [0.5, 1.0]"
+    """Return the checked `scales` option."""
     factors = _plain(value)
-    if not isinstance(factors, (list, tuple)) or not factors:
-        raise InputError(f"scales are {value!r}; {syntax}")
-    beyond = MAX_SCALE + MIN_SCALE / 2
     try:
-        return tuple(real_number("a factor", _plain(f), "", MIN_SCALE, beyond) for f in factors)
-    except InputError:
-        raise InputError(f"scales are {value!r}; {syntax}") from None
+        count = len(factors) if isinstance(factors, (list, tuple)) else 0
+        whole_number("number of scales", count, at_most=MAX_SCALES)
+        above = math.nextafter(MAX_SCALE, math.inf)
+        return tuple(real_number("scale", _plain(f), "in range", MIN_SCALE, above) for f in factors)
+    except InputError as error:
+        raise InputError(
+            f"scales are {value!r}; give a list of 1 to {MAX_SCALES} factors from {MIN_SCALE} to "
+            f"{MAX_SCALE}, such as [0.5, 1.0]"
+        ) from error
 
 
-def _tile(value: Any) -> Tile | None:
-    """Return a checked `tile` option."""
+def _tile(value: Any) -> TileSize | None:
+    """Return the checked `tile` option."""
     tile = _plain(value)
     if tile is None or (isinstance(tile, str) and tile == "whole"):
         return tile  # type: ignore[return-value]
     sides = tile if isinstance(tile, (list, tuple)) else (tile, tile)
     try:
-        height, width = (whole_number("a side", _plain(side)) for side in sides)
-    except (InputError, ValueError):
-        height = width = MAX_TILE + 1
-    if max(height, width) > MAX_TILE:
+        height, width = (whole_number("side", _plain(s), at_most=MAX_TILE) for s in sides)
+    except (InputError, ValueError) as error:
         raise InputError(
             f"tile is {value!r}; give a side such as 512, (height, width) such as (512, 1024), "
             f"each from 1 to {MAX_TILE}, or 'whole'"
-        )
+        ) from error
     return (height, width) if isinstance(tile, (list, tuple)) else height
 
 

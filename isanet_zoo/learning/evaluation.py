@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -38,30 +38,22 @@ def evaluate(
         InputError: the classes differ, or a picture or mask cannot be used.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    ours, theirs = predictor.network.label_set, dataset.label_set
+    ours, theirs = predictor.engine.label_set, dataset.label_set
     if len(ours) != len(theirs) or (ours.name != "generic" and ours.names != theirs.names):
         raise InputError(
             f"the network knows the {len(ours)} classes of {ours.title}, {dataset.name} has the "
             f"{len(theirs)} of {theirs.title}; evaluate it on its own data set"
         )
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
-    targets: list[Tensor] = []  # of pictures that were read, but not yet segmented
-
-    def pictures() -> Iterator[LoadedImage]:
-        for index in indices:
-            pixels, labels = dataset[index]
-            targets.append(labels)
-            yield LoadedImage(pixels, dataset.path(index))
-
     metrics = _metrics(theirs.names, theirs.ignore_index)
     rows: list[tuple[int, Scores]] = []
-    for done, segmentation in enumerate(predictor.stream(pictures()), 1):
-        labels = targets.pop(0)
-        picture = _metrics(theirs.names, theirs.ignore_index)
-        picture.update(segmentation.labels, labels)
-        metrics.merge(picture)
+    results = predictor._stream(_samples(dataset, indices))
+    for done, ((index, labels), segmentation) in enumerate(results, 1):
+        of_image = _metrics(theirs.names, theirs.ignore_index)
+        of_image.update(segmentation.labels, labels)
+        metrics.merge(of_image)
         if each:
-            rows.append((indices[done - 1], picture.compute()))
+            rows.append((index, of_image.compute()))
         if progress:
             progress(done, len(indices))
     if distributed.world_size() > 1:
@@ -71,6 +63,15 @@ def evaluate(
         for index, scores in sorted(gathered, key=lambda row: row[0]):
             each(dataset.path(index), scores)
     return metrics.compute()
+
+
+def _samples(
+    dataset: SegmentationDataset, indices: Iterable[int]
+) -> Iterator[tuple[tuple[int, Tensor], LoadedImage]]:
+    """Yield images, each with its index and labels (H, W) as the key."""
+    for index in indices:
+        pixels, labels = dataset[index]
+        yield (index, labels), LoadedImage(pixels, dataset.path(index))
 
 
 def _metrics(names: tuple[str, ...], ignore_index: int) -> SegmentationMetrics:

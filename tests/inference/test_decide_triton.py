@@ -1,4 +1,4 @@
-"""The kernel for GPUs, run by Triton's interpreter, against resizing everything."""
+"""The GPU kernel in Triton's interpreter, against resizing all classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isanet_zoo.inference.decide import decide, whole
+from isanet_zoo.inference.decide import ResizedLogits, decide
 from isanet_zoo.network.resize import resize
 from tests import reference
 
@@ -44,11 +44,11 @@ for rule in ("half_pixel", "corners", "asymmetric"):
         assert nothing is None
         assert torch.equal(alone, labels)
     ties = torch.zeros(1, 4, 3, 3)
-    assert not decide_triton.decide(ties, (9, 9), rule)[0].any()  # of equal ones the first
+    assert not decide_triton.decide(ties, (9, 9), rule)[0].any()  # the first of equal ones
 """
 
 
-def test_labels_and_confidence_are_those_of_the_plain_way() -> None:
+def test_labels_and_confidence_equal_those_of_eager_resizing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=Path(reference.__file__).parents[1],
@@ -62,12 +62,11 @@ def test_labels_and_confidence_are_those_of_the_plain_way() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("rule", ["half_pixel", "corners"])
-def test_on_a_gpu_labels_are_equal_to_the_last_bit(rule: str) -> None:
+def test_labels_on_a_gpu_equal_those_of_eager_resizing(rule: str) -> None:
     logits = 4 * torch.randn(2, 150, 64, 86, device="cuda")
-    scores = whole(logits, (512, 683), rule)  # type: ignore[arg-type]
-    assert scores.shortcut is not None
+    scores = ResizedLogits(logits, (512, 683), rule)  # type: ignore[arg-type]
     expected = resize(logits, (512, 683), rule)  # type: ignore[arg-type]
-    assert torch.equal(decide(scores).labels.long(), expected.argmax(1))
-    confidence = decide(scores, confidence=True).confidence
+    assert torch.equal(decide([scores]).labels.long(), expected.argmax(1))
+    confidence = decide([scores], confidence=True).confidence
     assert confidence is not None
     torch.testing.assert_close(confidence, expected.softmax(1).amax(1), rtol=1e-5, atol=1e-5)
