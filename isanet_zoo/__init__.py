@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from isanet_zoo.export.onnx_file import export_onnx as export_onnx
     from isanet_zoo.factories import (
         isanet_efficientnet_lite0os8_camvid as isanet_efficientnet_lite0os8_camvid,
+        isanet_resnet18os8_ade20k as isanet_resnet18os8_ade20k,
+        isanet_resnet18os8_cityscapes as isanet_resnet18os8_cityscapes,
+        isanet_resnet18os8_pascal_context as isanet_resnet18os8_pascal_context,
         isanet_resnet50os8_ade20k as isanet_resnet50os8_ade20k,
         isanet_resnet50os8_cityscapes as isanet_resnet50os8_cityscapes,
         isanet_resnet50os8_voc as isanet_resnet50os8_voc,
         isanet_resnet101os8_ade20k as isanet_resnet101os8_ade20k,
         isanet_resnet101os8_cityscapes as isanet_resnet101os8_cityscapes,
+        isanet_resnet101os8_pascal_context as isanet_resnet101os8_pascal_context,
         isanet_resnet101os8_voc as isanet_resnet101os8_voc,
     )
     from isanet_zoo.imaging.segmentation import Segmentation as Segmentation
@@ -88,11 +92,15 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "export.onnx_file": ("export_onnx",),
     "factories": (
         "isanet_efficientnet_lite0os8_camvid",
+        "isanet_resnet18os8_ade20k",
+        "isanet_resnet18os8_cityscapes",
+        "isanet_resnet18os8_pascal_context",
         "isanet_resnet50os8_ade20k",
         "isanet_resnet50os8_cityscapes",
         "isanet_resnet50os8_voc",
         "isanet_resnet101os8_ade20k",
         "isanet_resnet101os8_cityscapes",
+        "isanet_resnet101os8_pascal_context",
         "isanet_resnet101os8_voc",
     ),
     "imaging.segmentation": ("Segmentation",),

@@ -34,6 +34,75 @@ def isanet_efficientnet_lite0os8_camvid(
     )
 
 
+def isanet_resnet18os8_ade20k(
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """ISANet on ResNet-18 for ADE20K: 150 classes, reported mIoU 38.73. Non-commercial."""
+    return create_model(
+        "isanet_resnet18os8_ade20k",
+        pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        progress=progress,
+    )
+
+
+def isanet_resnet18os8_cityscapes(
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """ISANet on ResNet-18 for Cityscapes: 19 classes, reported mIoU 75.72. Non-commercial."""
+    return create_model(
+        "isanet_resnet18os8_cityscapes",
+        pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        progress=progress,
+    )
+
+
+def isanet_resnet18os8_pascal_context(
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """ISANet on ResNet-18 for PASCAL Context: 59 classes, mIoU 47.25. Non-commercial."""
+    return create_model(
+        "isanet_resnet18os8_pascal_context",
+        pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        progress=progress,
+    )
+
+
 def isanet_resnet50os8_ade20k(
     pretrained: bool = False,
     *,
@@ -139,6 +208,29 @@ def isanet_resnet101os8_cityscapes(
     """ISANet on ResNet-101 for Cityscapes: 19 classes, reported mIoU 80.58."""
     return create_model(
         "isanet_resnet101os8_cityscapes",
+        pretrained,
+        weights=weights,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        progress=progress,
+    )
+
+
+def isanet_resnet101os8_pascal_context(
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    aux_loss: bool = False,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+) -> ISANet:
+    """ISANet on ResNet-101 for PASCAL Context: 59 classes, mIoU 53.41. Non-commercial."""
+    return create_model(
+        "isanet_resnet101os8_pascal_context",
         pretrained,
         weights=weights,
         num_classes=num_classes,

@@ -31,8 +31,8 @@ PICTURES = {  # name -> (seed, height, width)
     "img100x1000": (103, 100, 1000),
     "img256x512": (105, 256, 512),
 }
-LAST_NORM = re.compile(
-    r"backbone(_net)?\.layer[1-4]\.\d+\.bn3\.weight|backbone\.bb_\d_\d+\.conv2\._batch_norm\.weight"
+LAST_NORM = re.compile(  # of a residual branch: bn3, or bn2 of a block that has no bn3
+    r"backbone(_net)?\.layer[1-4]\.\d+\.bn[23]\.weight|backbone\.bb_\d_\d+\.conv2\._batch_norm\.weight"
 )
 SHARP = (  # (keys, factor)
     (re.compile(r"(global|local)_relation\.(query|key)_project\.1\.0\.weight"), 4.0),
@@ -46,6 +46,7 @@ SHARP = (  # (keys, factor)
 CLASSIFIERS = {  # family -> what depends on the number of classes
     "ssseg": ("decoder.1", "auxiliary_decoder.4"),
     "mmseg": ("decode_head.conv_seg", "auxiliary_head.conv_seg"),
+    "bpkd": ("decode_head.conv_seg", "auxiliary_head.conv_seg"),
     "paddle": ("head.cls.1", "head.aux.2"),
     "openseg": ("cls_head", "dsn_head.3"),
     "openseg_torchbn": ("cls_head", "dsn_head.3"),
@@ -101,6 +102,8 @@ def save(state: dict[str, Tensor], family: str, path: Path) -> Path:
         torch.save(content, path, _use_new_zipfile_serialization=False)
     elif family == "mmseg":
         torch.save({"meta": {"epoch": 1, "CLASSES": ("a", "b")}, "state_dict": state}, path)
+    elif family == "bpkd":
+        torch.save({"state_dict": state}, path)
     else:
         torch.save({"model": state}, path)
     return path
@@ -119,7 +122,10 @@ def _value(key: str, shape: tuple[int, ...], keys: dict[str, tuple[int, ...]]) -
     elif len(shape) == 4:
         value = rng.normal(0, np.sqrt(2.0 / np.prod(shape[1:])), shape)
     elif key.endswith(".weight") and is_norm:
-        value = rng.uniform(0.5, 1.0, shape) * (0.25 if LAST_NORM.fullmatch(key) else 1.0)
+        last = LAST_NORM.fullmatch(key) and not (
+            ".bn2." in key and key.replace(".bn2.", ".bn3.") in keys
+        )
+        value = rng.uniform(0.5, 1.0, shape) * (0.25 if last else 1.0)
     else:
         value = rng.normal(0, 0.1 if is_norm else 0.05, shape)
     return value.astype(np.float32)

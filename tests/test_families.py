@@ -26,6 +26,7 @@ from tests import reference
 
 CITY, VOC = "isanet_resnet50os8_cityscapes", "isanet_resnet50os8_voc"
 OPENSEG = "isanet_resnet101os8_cityscapes.openseg"
+SMALL = "isanet_resnet18os8_cityscapes"
 VECTORS = [  # vectors, weights, case
     ("mmseg_r50_19_a_1x3x128x160", f"{CITY}.mmseg_512x1024_40k", "a_1x3x128x160"),
     ("mmseg_r50_19_b_1x3x97x141", f"{CITY}.mmseg_512x1024_80k", "b_1x3x97x141"),
@@ -34,10 +35,14 @@ VECTORS = [  # vectors, weights, case
     ("openseg_r101_19_iabn_a_1x3x128x160", OPENSEG, "a_1x3x128x160"),
     ("paddle_r50_19_a_1x3x128x160", f"{CITY}.paddle_769x769_80k", "a_1x3x128x160"),
     ("paddle_r50_21_a_1x3x128x160", f"{VOC}.paddle_512x512_40k", "a_1x3x128x160"),
+    ("bpkd_r18_19_a_1x3x128x160", SMALL, "a_1x3x128x160"),
+    ("bpkd_r18_59_b_1x3x97x141", "isanet_resnet18os8_pascal_context", "b_1x3x97x141"),
 ]
-DEFAULTS = {weights.model for weights in load_manifest().values()}
 Files = Callable[..., Path]
-TAGGED = [weights.name for weights in load_manifest().values() if weights.name not in DEFAULTS]
+OTHERS = [  # than sssegmentation's, which are compared with its tables in `manifest/test_lookup.py`
+    weights.name for weights in load_manifest().values() if weights.family not in ("ssseg", "zoo")
+]
+BPKD_RELEASES = "https://github.com/AkideLiu/BPKD/releases/download/"
 
 
 def own_file(
@@ -78,11 +83,11 @@ def test_vectors_are_met(vectors: str, name: str, case: str, files: Files) -> No
     np.testing.assert_array_equal(labels.numpy(), expected["full_argmax"])
 
 
-@pytest.mark.parametrize("name", TAGGED)
+@pytest.mark.parametrize("name", list_models())
 def test_each_published_weight_converts_and_predicts(name: str, files: Files) -> None:
     weights = get_weights(name)
     backbone = name.split("_")[1].removesuffix("os8")
-    path = files(weights.family, backbone, weights.num_classes)
+    path = weights.packaged or files(weights.family, backbone, weights.num_classes)
     model = create_model(name, weights=path)
     assert model.load_report.family == weights.family
     assert sum(p.numel() for p in model.parameters()) == weights.parameters.without_aux
@@ -98,17 +103,19 @@ def test_each_published_weight_converts_and_predicts(name: str, files: Files) ->
     assert (segmentation.labels == naive.numpy()).mean() > 0.999  # type: ignore[union-attr]
 
 
-def test_there_are_27_published_weights_and_the_built_in() -> None:
+def test_there_are_46_published_weights_and_the_built_in() -> None:
     families = [get_weights(name).family for name in list_models()]
     counts = {family: families.count(family) for family in families}
-    assert counts == {"zoo": 1, "ssseg": 6, "mmseg": 16, "paddle": 4, "openseg": 1}
+    assert counts == {"zoo": 1, "ssseg": 6, "mmseg": 16, "paddle": 4, "openseg": 1, "bpkd": 19}
 
 
-@pytest.mark.parametrize("name", TAGGED)
+@pytest.mark.parametrize("name", OTHERS)
 def test_entries_say_what_their_publisher_said(name: str) -> None:
     weights = get_weights(name)
     height, width = weights.crop
     thousands = int(weights.schedule.split("k")[0])
+    if weights.family == "bpkd":
+        return  # below
     if weights.family == "openseg":
         assert weights.sources == ()
         assert "drive.google.com" in str(weights.links.manual_mirror)
@@ -139,6 +146,42 @@ def test_entries_say_what_their_publisher_said(name: str) -> None:
         assert weights.trust == "unverified"
 
 
+def test_bpkd_entries_equal_the_publisher_s_table() -> None:
+    rows = {}
+    for weights in load_manifest().values():
+        if weights.family == "bpkd":
+            model, metrics = weights.model.removeprefix("isanet_"), weights.metrics
+            assert [metric.name for metric in metrics] == ["mIoU", "mAcc"]
+            assert [metric.reproduced for metric in metrics] == [None, None]
+            (source,) = weights.sources
+            release, _, file = source.removeprefix(BPKD_RELEASES).partition("/")
+            assert file == weights.filename
+            rows[model, weights.tag] = (metrics[0].value, metrics[1].value, f"{release}/{file}")
+            unknown = (weights.sha256, weights.sha256_prefix, weights.size, weights.training)
+            assert unknown == (None, None, None, None)
+    table = {}
+    for row in (reference.DATA / "bpkd_models.tsv").read_text().splitlines():
+        model, tag, miou, macc, path = row.split("\t")
+        table[model, tag] = (float(miou), float(macc), path)
+    assert rows == table
+
+
+@pytest.mark.parametrize(
+    ("name", "with_aux", "without_aux"),
+    [
+        (SMALL, 12_433_734, 12_284_915),
+        ("isanet_resnet18os8_ade20k", 12_459_148, 12_301_814),
+        ("isanet_resnet18os8_pascal_context", 12_441_494, 12_290_075),
+        ("isanet_resnet101os8_pascal_context", 56_730_326, 54_355_355),
+    ],
+)
+def test_bpkd_networks_have_the_published_size(name: str, with_aux: int, without_aux: int) -> None:
+    with torch.device("meta"):
+        models = [create_model(name, aux_loss=aux) for aux in (True, False)]
+    counts = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert counts == [with_aux, without_aux]
+
+
 def test_a_checkpoint_of_one_s_own_is_recognised(
     tmp_path: Path, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +201,16 @@ def test_a_checkpoint_of_one_s_own_is_recognised(
     assert state_digest(again.state_dict()) == state_digest(model.state_dict())
     with pytest.raises(CheckpointError, match=f"was made from {VOC}, not from {CITY}"):
         create_model(CITY, weights=tmp_path / "own.safetensors")
+
+
+def test_file_of_shared_names_belongs_to_the_family_of_the_model(files: Files) -> None:
+    """BPKD's files have mmsegmentation's names of tensors."""
+    path = files("bpkd", "resnet18", 7)
+    model = create_model(SMALL, weights=path, aux_loss=True)
+    assert (model.load_report.family, model.config.num_classes) == ("bpkd", 7)
+    assert (model.config.head.channels, model.config.head.aux_channels) == (128, 64)
+    with pytest.raises(CheckpointError, match="does not hold this network's weights"):
+        create_model(CITY, weights=path)
 
 
 def test_the_closest_weights_of_a_family_may_be_named(tmp_path: Path, files: Files) -> None:
@@ -188,7 +241,7 @@ def test_what_no_program_can_fetch_is_taken_from_the_hand(
 ) -> None:
     monkeypatch.delenv("ISANET_ZOO_OFFLINE")
     with pytest.raises(
-        DownloadError, match=r"by hand \(Google Drive https://drive\.google"
+        DownloadError, match=r"by hand from Google Drive https://drive\.google"
     ) as told:
         download(OPENSEG, progress=False)
     weights = get_weights(OPENSEG)

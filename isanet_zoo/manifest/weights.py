@@ -102,7 +102,8 @@ class Weights(Record):
     name: str  # in the zoo: with a tag unless it is its model's default
     model: str  # the factory that builds the network
     tag: str
-    family: Literal["ssseg", "mmseg", "paddle", "openseg", "zoo"]  # the project that published it
+    # the project that published it
+    family: Literal["ssseg", "mmseg", "paddle", "openseg", "bpkd", "zoo"]
     dataset: str  # short name of the data set
     label_set: LabelSet
     network: NetworkConfig

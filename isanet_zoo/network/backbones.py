@@ -52,12 +52,16 @@ class Variant:
             timm, like most, dilates it as the stage before.
         plain_shortcuts: shortcuts of dilated stages do not average, as there is no stride to
             average over.
+        single_dilation: of a basic block, only the first convolution is dilated; timm dilates both.
+        deep_stem: the stem has three 3 x 3 convolutions, of 32, 32 and 64 channels.
     """
 
     timm: str
     ceil_pool: bool = False
     full_dilation: bool = False
     plain_shortcuts: bool = False
+    single_dilation: bool = False
+    deep_stem: bool = False
 
 
 VARIANTS = {
@@ -66,6 +70,8 @@ VARIANTS = {
     "resnet101_vd": Variant("resnet101d", full_dilation=True, plain_shortcuts=True),
     # openseg.pytorch's
     "deepbase_resnet101": Variant("resnet101s", ceil_pool=True),
+    # mmsegmentation's, which BPKD uses
+    "resnet18_v1c": Variant("resnet18", single_dilation=True, deep_stem=True),
 }
 
 CONTAINERS = (nn.Sequential, FeatureListNet)  # they call their children in order
@@ -99,22 +105,22 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
     Raises:
         InputError: timm does not have the model, or not at stride 8.
     """
-    if name in VARIANTS:
-        variant = VARIANTS[name]
-        backbone = create_backbone(variant.timm, in_chans=in_chans, pretrained=pretrained)
-        return _rebuild(backbone, variant)
-    if not timm.is_model(name):
+    variant = VARIANTS.get(name, Variant(name))
+    if not timm.is_model(variant.timm):
         close = timm.list_models(f"*{name}*")[:5]
         advice = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise InputError(f"timm has no model {name!r}; {advice}")
+    if pretrained and variant.deep_stem:
+        raise InputError(f"timm has no ImageNet weights for {name!r}; load a file of them instead")
     try:
         backbone = timm.create_model(
-            name,
+            variant.timm,
             pretrained=pretrained,
             in_chans=in_chans,
             features_only=True,
             output_stride=OUTPUT_STRIDE,
             out_indices=(-2, -1),
+            **({"stem_type": "deep", "stem_width": 32} if variant.deep_stem else {}),
         )
     except (TypeError, NotImplementedError, AssertionError) as error:
         raise InputError(
@@ -127,7 +133,7 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
             "take one whose strides can be dilated, such as 'resnet50c'"
         )
     assert isinstance(backbone, nn.Module)
-    return backbone
+    return _rebuild(backbone, variant) if name in VARIANTS else backbone
 
 
 def _rebuild(backbone: Any, variant: Variant) -> nn.Module:
@@ -139,6 +145,9 @@ def _rebuild(backbone: Any, variant: Variant) -> nn.Module:
             stage[0].conv2.dilation = stage[0].conv2.padding = dilation
         if variant.plain_shortcuts:
             stage[0].downsample[0] = nn.Identity()
+        if variant.single_dilation:
+            for block in stage:
+                block.conv2.dilation = block.conv2.padding = (1, 1)
     changed: nn.Module = backbone
     return changed
 

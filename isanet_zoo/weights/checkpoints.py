@@ -101,7 +101,7 @@ def check_state(
     exact: bool = False,
 ) -> Checkpoint:
     """Check the tensors of a file and translate them; see `load_checkpoint`."""
-    layout = _recognise(state, called)
+    layout = _recognise(state, networks, called)
     if isinstance(networks, NetworkConfig):
         network = networks
     elif layout.family in networks:
@@ -147,10 +147,14 @@ def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]
     return tuple(key for key in state if key not in expected)
 
 
-def _recognise(state: State, called: str) -> Layout:
-    for layout in LAYOUTS:
-        if any(key.startswith(layout.marker) for key in state):
-            return layout
+def _recognise(
+    state: State, networks: NetworkConfig | Mapping[str, NetworkConfig], called: str
+) -> Layout:
+    """Return the layout of a file; of families that share names, one that has a network."""
+    found = [o for o in LAYOUTS if any(key.startswith(o.marker) for key in state)]
+    families = () if isinstance(networks, NetworkConfig) else networks
+    for layout in (*(o for o in found if o.family in families), *found):
+        return layout
     raise CheckpointError(
         f"{called} is no ISANet checkpoint of a known layout "
         f"({', '.join(layout.family for layout in LAYOUTS)}); it holds {list_keys(state)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -150,6 +150,8 @@ MMSEG = Layout(
     ),
 )
 
+BPKD = replace(MMSEG, family="bpkd")  # it trained with mmsegmentation
+
 DEEPEST = 36  # blocks in a stage of any ResNet up to 152
 
 
@@ -262,4 +264,4 @@ OPENSEG_TORCH = Layout(
     fold=_fold_fuse,
 )
 
-LAYOUTS = (ZOO, SSSEG, MMSEG, PADDLE, OPENSEG, OPENSEG_TORCH)
+LAYOUTS = (ZOO, SSSEG, MMSEG, BPKD, PADDLE, OPENSEG, OPENSEG_TORCH)

@@ -25,6 +25,10 @@ PUBLISHED: dict[str, Any] = json.loads(  # from the publisher's tables and confi
 )
 NAMES = list(PUBLISHED["models"])
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
+BPKD = [  # BPKD's models
+    *(f"isanet_resnet18os8_{dataset}" for dataset in ("cityscapes", "ade20k", "pascal_context")),
+    "isanet_resnet101os8_pascal_context",
+]
 
 
 ENTRY = ("models", "isanet_resnet50os8_voc", "weights", "ssseg")
@@ -122,8 +126,21 @@ def test_label_sets_agree_with_the_publishers() -> None:
         rows = zip(labels["names"], labels["palette"], labels["official_ids"], strict=True)
         lines = "".join(f"{title}\t{colour}\t{number}\n" for title, colour, number in rows)
         digests[name] = hashlib.sha256(lines.encode()).hexdigest()
-    del digests["camvid"]  # another publisher's, below
+    del digests["camvid"], digests["pascal_context"]  # other publishers', below
     assert digests == PUBLISHED["label_sets"]
+
+
+def test_pascal_context_has_alphabetical_classes_and_colours_of_ade20k() -> None:
+    """mmsegmentation's order is not that of the data set's own `59_labels.txt`."""
+    labels, ade20k = (
+        get_weights(f"isanet_resnet18os8_{name}").label_set for name in ("pascal_context", "ade20k")
+    )
+    assert len(labels) == 59
+    assert list(labels.names) == sorted(labels.names)
+    assert labels.names[::14] == ("aeroplane", "cat", "grass", "sheep", "water")
+    assert labels.palette == ade20k.palette[1:60]
+    assert labels.official_ids == tuple(range(1, 60))
+    assert labels.ignore_index == 255
 
 
 def test_camvid_agrees_with_its_distribution() -> None:
@@ -148,7 +165,7 @@ def test_facts_that_were_not_published_are_null(name: str) -> None:
 def test_list_models_filters_by_pattern_data_set_and_encoder() -> None:
     everything = list_models()
     assert everything == sorted(everything)
-    assert {name for name in everything if "." not in name} == {*NAMES, BUILT_IN}
+    assert {name for name in everything if "." not in name} == {*NAMES, *BPKD, BUILT_IN}
     assert list_models("*resnet101*", dataset="voc") == [
         "isanet_resnet101os8_voc",
         "isanet_resnet101os8_voc.mmseg_512x512_20k",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from isanet_zoo.errors import InputError
 from isanet_zoo.network.backbones import create_backbone, ease_export
 
 
@@ -28,6 +29,26 @@ def test_paddle_s_encoder_dilates_and_pools_otherwise(name: str, timm: str) -> N
     with torch.no_grad():
         ours.eval(), theirs.eval()
         assert not torch.allclose(ours(images)[0], theirs(images)[0], atol=1e-4)
+
+
+def test_create_backbone_resnet18_v1c_dilates_the_first_convolution_of_a_block_only() -> None:
+    with torch.device("meta"):
+        encoder: Any = create_backbone("resnet18_v1c")
+    blocks = [*encoder.layer3, *encoder.layer4]
+    for number, dilations in ((1, [1, 2, 2, 4]), (2, [1, 1, 1, 1])):
+        convolutions = [getattr(block, f"conv{number}") for block in blocks]
+        assert [conv.dilation for conv in convolutions] == [(d, d) for d in dilations]
+        assert [conv.padding for conv in convolutions] == [(d, d) for d in dilations]
+    shortcuts = [(s[0].downsample[0].kernel_size, s[0].downsample[0].stride) for s in (
+        encoder.layer2, encoder.layer3, encoder.layer4)]  # fmt: skip
+    assert shortcuts == [((1, 1), (2, 2)), ((1, 1), (1, 1)), ((1, 1), (1, 1))]
+    assert [part.out_channels for part in encoder.conv1 if hasattr(part, "stride")] == [32, 32, 64]
+    assert sum(p.numel() for p in encoder.parameters()) == 11_195_744
+
+
+def test_create_backbone_without_imagenet_weights_in_timm_is_refused() -> None:
+    with pytest.raises(InputError, match="no ImageNet weights for 'resnet18_v1c'; load a file"):
+        create_backbone("resnet18_v1c", pretrained=True)
 
 
 def test_the_authors_encoder_keeps_a_partial_window() -> None:
