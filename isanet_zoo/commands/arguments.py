@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.manifest.lookup import get_weights
 
@@ -27,42 +28,58 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:
-    """Add the options that choose pictures and masks."""
+    """Add the options that choose images and masks."""
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set")
     parser.add_argument(
         "--layout",
         choices=("voc", "ade20k", "cityscapes", "camvid", "folder"),
-        help="how it lies on disk (default: folder if there is a classes.txt, else as the model's "
-        "data set is distributed)",
+        help="arrangement of its files (default: folder if there is a classes.txt, else that of "
+        "the model's data set)",
     )
     parser.add_argument("--split", default=split, help=f"(default: {split})")
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:
-    """Add the options of predict, which `predictor` reads."""
-    add_device(parser, "cpu, cuda or mps")
+    """Add the options of a prediction, which `prediction` reads."""
+    add_device(parser, "cpu, cuda:0 or mps")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "auto"),
         default="float32",
-        help="type of the arithmetic; auto: bfloat16 where the hardware has it (default: float32)",
+        help="type of the arithmetic; auto: bfloat16 if the hardware supports it (default: "
+        "float32)",
     )
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S")
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)"
+    )
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="S",
+        help="average over images resized by these factors, such as 0.75 1 1.25",
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the flipped image")
     parser.add_argument(
         "--tile",
         type=tile,
-        metavar="SIDE|whole",
-        help="slide a window of this side, or take pictures whole (default: as they were tested)",
+        metavar="SIDE|HxW|whole",
+        help="sliding window of this size in pixels, or none (default: the weights' test protocol)",
     )
-    parser.add_argument("--overlap", type=float, default=0.25, metavar="SHARE")
-    parser.add_argument("--no-resize", action="store_true", help="keep the pictures' own size")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.25,
+        metavar="FRACTION",
+        help="overlap of neighbouring tiles (default: 0.25)",
+    )
+    parser.add_argument("--no-resize", action="store_true", help="keep the size of the images")
 
 
 def add_device(parser: argparse.ArgumentParser, examples: str) -> None:
     """Add `--device`, with examples for its help."""
-    parser.add_argument("--device", help=f"such as {examples} (default: cuda if there is one)")
+    parser.add_argument("--device", help=f"such as {examples} (default: the best available)")
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
@@ -84,46 +101,69 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tile(text: str) -> int | str:
-    """Return the side of a tile in pixels, or `whole`."""
-    if text != "whole" and not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a side in pixels, such as 512, or whole")
-    return text if text == "whole" else int(text)
+def tile(text: str) -> int | tuple[int, int] | str:
+    """Return a tile's side or (height, width) in pixels, or `whole`."""
+    if text == "whole":
+        return text
+    try:
+        return size(text) if "x" in text else size(f"{text}x{text}")[0]
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a side in pixels such as 512, a size such as 512x1024, or whole"
+        ) from error
 
 
 def size(text: str) -> tuple[int, int]:
     """Return height and width from text such as `512x1024`."""
     height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels such as 512x1024")
     return int(height), int(width)
 
 
-def predictor(model: ISANet, options: argparse.Namespace, *, confidence: bool = False) -> Predictor:
-    """Return a predictor with the options of `add_prediction`."""
+def prediction(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_prediction` as arguments of `Predictor`.
+
+    Raises:
+        InputError: the device is not available, or a number is out of range.
+    """
     import torch
 
-    from isanet_zoo.inference.predictor import Predictor
+    from isanet_zoo.inference.views import Views
 
-    return Predictor(
-        model,
-        device=device(options),
-        dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
-        batch_size=options.batch_size,
+    views = Views(
         scales=options.scales,
         flip=options.flip,
         tile=options.tile,
         overlap=options.overlap,
         resize=not options.no_resize,
-        confidence=confidence,
     )
+    return dataclasses.asdict(views) | {
+        "device": device(options),
+        "dtype": "auto" if options.dtype == "auto" else getattr(torch, options.dtype),
+        "batch_size": options.batch_size,
+    }
+
+
+def predictor(model: ISANet, options: argparse.Namespace) -> Predictor:
+    """Return a predictor with the options of `add_prediction`."""
+    from isanet_zoo.inference.predictor import Predictor
+
+    return Predictor(model, **prediction(options))
 
 
 def device(options: argparse.Namespace) -> str:
-    """Return the device of `--device`, or the default one."""
-    import torch
+    """Return the device of `--device`, or the best one: under `torchrun`, the process's own GPU.
 
-    if options.device:
-        return str(options.device)
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    Raises:
+        InputError: this machine does not have it.
+    """
+    from isanet_zoo.engines.engine import best_device, resolve_device
+
+    best = str(best_device())
+    if best.startswith("cuda"):
+        best = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return str(resolve_device(options.device, best))
 
 
 def layout(options: argparse.Namespace) -> str:

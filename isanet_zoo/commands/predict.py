@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, predictor
+from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction
 from isanet_zoo.commands.output import complain, print_json, print_text, print_trust
 from isanet_zoo.errors import InputError, printable
 
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
     from isanet_zoo.inference.folders import segment_files
     from isanet_zoo.inference.outputs import plan
+    from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.zoo import create_model
 
     planned = plan(options.images, options.out)
@@ -52,16 +53,17 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"--out {options.out} cannot be a folder: {reason}") from error
-    name = options.model or BUILT_IN
-    if not options.model:
+    checked = prediction(options)
+    name = BUILT_IN if options.model is None else options.model
+    if options.model is None:
         print(BUILT_IN_NOTE, file=sys.stderr)
     model = create_model(name, options.weights is None, weights=options.weights)
     print_trust(name, model.load_report.trust)
-    prepared = predictor(model, options, confidence=options.confidence)
+    predictor = Predictor(model, **checked, confidence=options.confidence)
     results: list[dict[str, Any]] = []
     errors: list[str] = []
     with tqdm(total=len(planned), unit="image", disable=len(planned) == 1) as bar:  # type: ignore[no-untyped-call]
-        for result in segment_files(prepared, planned, force=options.force):
+        for result in segment_files(predictor, planned, force=options.force):
             bar.update()
             if result.error:
                 errors.append(str(result.error))

@@ -146,7 +146,7 @@ class TestFolderRun:
             "device": "cpu",
             "dtype": torch.bfloat16,
             "batch_size": 2,
-            "scales": [0.5, 1.0],
+            "scales": (0.5, 1.0),
             "flip": True,
             "tile": 48,
             "overlap": 0.5,
@@ -159,6 +159,28 @@ class TestFolderRun:
         assert {"id", "name", "fraction"} == second["classes"][0].keys()
         with Image.open(tmp_path / "b.confidence.png") as confidence:
             assert (confidence.mode, confidence.size) == ("L", (64, 48))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--device", "gpu"], "device 'gpu' is not available; torch"),
+            (["--device", ""], "device '' is not available; torch"),
+            (["--scales", "1e9"], "factors from 0.0625 to 16.0"),
+            (["--overlap", "1"], "overlap is 1.0; it must be at least 0 and less than 1"),
+            (["--tile", "99999999"], "from 1 to 65536, or 'whole'"),
+            (["-m", ""], "no model is called ''"),
+        ],
+        ids=" ".join,
+    )
+    def test_bad_option_is_one_line_of_error(
+        self, photos: Path, tmp_path: Path, capsys: Captured, options: list[str], message: str
+    ) -> None:
+        capsys.readouterr()
+        image = str(photos / "a.jpg")
+        assert main(["predict", image, "-m", "isanet_tiny", "-o", str(tmp_path), *options]) == 1
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert errors.count("\n") == 1
 
     def test_own_weights_are_used(
         self, tiny_zoo: TinyZoo, photos: Path, tmp_path: Path, capsys: Captured
