@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ import pytest
 
 from isanet_zoo import cache, files
 from isanet_zoo.cache import CacheEntry, SideFile
+from isanet_zoo.errors import DownloadError, InputError, OfflineError, SourceError
+from isanet_zoo.manifest.lookup import list_models
 
 CONTENT = bytes(range(256)) * 40
 
@@ -56,20 +59,20 @@ def names(entry: CacheEntry) -> set[str]:
     return {path.name for path in entry.folder.iterdir()}
 
 
-def test_a_placed_file_is_whole_and_alone(entry: CacheEntry) -> None:
+def test_place_stores_the_file_and_its_record_alone(entry: CacheEntry) -> None:
     assert damage(entry) is None
     assert entry.model.read_bytes() == CONTENT
     assert names(entry) == {"model.safetensors", "model.json"}
     assert entry.record() == describe(entry.model)
 
 
-def test_the_side_file_is_what_a_script_would_read(entry: CacheEntry) -> None:
+def test_side_file_is_json_with_size_and_hash(entry: CacheEntry) -> None:
     side = json.loads(entry.side.read_text("utf-8"))
     assert side["size"] == len(CONTENT)
     assert side["sha256"] == hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_files_are_as_readable_as_the_umask_says(entry: CacheEntry) -> None:
+def test_place_gives_files_the_permissions_of_the_umask(entry: CacheEntry) -> None:
     plain = entry.folder / "plain"
     plain.touch()
     assert stat.S_IMODE(entry.model.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
@@ -77,7 +80,7 @@ def test_files_are_as_readable_as_the_umask_says(entry: CacheEntry) -> None:
 
 @pytest.mark.parametrize("position", [0, 1, len(CONTENT) // 2, len(CONTENT) - 1])
 @pytest.mark.parametrize("bit", [0, 7])
-def test_a_flipped_bit_is_found(entry: CacheEntry, position: int, bit: int) -> None:
+def test_compare_finds_a_flipped_bit(entry: CacheEntry, position: int, bit: int) -> None:
     content = bytearray(CONTENT)
     content[position] ^= 1 << bit
     entry.model.write_bytes(content)
@@ -85,7 +88,7 @@ def test_a_flipped_bit_is_found(entry: CacheEntry, position: int, bit: int) -> N
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"\0"])
-def test_a_wrong_length_is_found(entry: CacheEntry, content: bytes) -> None:
+def test_compare_finds_a_wrong_size(entry: CacheEntry, content: bytes) -> None:
     entry.model.write_bytes(content)
     assert f"{len(content)} bytes" in (damage(entry) or "")
 
@@ -99,23 +102,25 @@ def test_a_wrong_length_is_found(entry: CacheEntry, content: bytes) -> None:
         lambda text: text.replace('"sha256"', '"sha1"'),
         lambda text: text.replace('"size": ', '"size": "many", "was": '),
         lambda text: "\udcff",
+        lambda text: "[" * 100_000,
+        lambda text: " " * cache.SIDE_LIMIT + text,
     ],
-    ids=["empty", "half", "a list", "another key", "another type", "no text"],
+    ids=["empty", "half", "list", "other key", "other type", "not text", "deep", "long"],
 )
-def test_a_broken_side_file_vouches_for_nothing(
+def test_record_of_a_damaged_side_file_is_none(
     entry: CacheEntry, spoil: Callable[[str], str]
 ) -> None:
     entry.side.write_text(spoil(entry.side.read_text("utf-8")), "utf-8", "surrogateescape")
     assert entry.record() is None
 
 
-def test_a_missing_side_file_vouches_for_nothing(entry: CacheEntry) -> None:
+def test_record_of_a_missing_side_file_is_none(entry: CacheEntry) -> None:
     entry.side.unlink()
     assert entry.record() is None
 
 
 @pytest.mark.parametrize("survived", [0, 1])
-def test_a_stop_while_placing_never_vouches_for_the_wrong_file(
+def test_place_that_is_interrupted_never_records_the_wrong_file(
     entry: CacheEntry, monkeypatch: pytest.MonkeyPatch, survived: int
 ) -> None:
     moves = 0
@@ -135,7 +140,7 @@ def test_a_stop_while_placing_never_vouches_for_the_wrong_file(
     assert not list(entry.folder.glob("*.part"))
 
 
-def test_a_file_set_aside_is_no_longer_an_entry(entry: CacheEntry) -> None:
+def test_set_aside_removes_the_file_from_the_entries(entry: CacheEntry) -> None:
     assert cache.entries() == [entry]
     assert entry.set_aside() == entry.folder / "model.damaged"
     assert (entry.folder / "model.damaged").read_bytes() == CONTENT
@@ -143,7 +148,7 @@ def test_a_file_set_aside_is_no_longer_an_entry(entry: CacheEntry) -> None:
     assert cache.entries() == []
 
 
-def test_entries_are_the_folders_with_a_model(entry: CacheEntry) -> None:
+def test_entries_are_the_folders_with_a_model_file(entry: CacheEntry) -> None:
     another = CacheEntry.of("another")
     another.folder.mkdir()
     fill(another)
@@ -152,12 +157,12 @@ def test_entries_are_the_folders_with_a_model(entry: CacheEntry) -> None:
     assert cache.entries() == [another, entry]
 
 
-def test_no_cache_has_no_entries() -> None:
+def test_entries_of_a_missing_cache_are_none() -> None:
     assert not cache.cache_root().exists()
     assert cache.entries() == []
 
 
-def test_one_at_a_time_fills_an_entry(entry: CacheEntry) -> None:
+def test_lock_admits_one_thread_at_a_time(entry: CacheEntry) -> None:
     inside, most = 0, 0
 
     def visit() -> None:
@@ -187,12 +192,12 @@ def test_lock_removes_old_leftovers(entry: CacheEntry) -> None:
         assert not old.exists()
 
 
-def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_root_is_the_folder_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISANET_ZOO_CACHE", "~/weights")
     assert cache.cache_root() == Path.home() / "weights"
 
 
-def test_the_cache_is_else_where_the_hub_keeps_assets(
+def test_cache_root_without_the_variable_is_the_hub_s_folder_for_assets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ISANET_ZOO_CACHE")
@@ -202,3 +207,103 @@ def test_the_cache_is_else_where_the_hub_keeps_assets(
         "isanet_zoo", "weights", "tiny", assets_dir=tmp_path / "assets"
     )
     assert CacheEntry.of("tiny").folder == theirs
+
+
+def test_cache_root_of_an_unknown_user_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISANET_ZOO_CACHE", "~nosuchuser/weights")
+    with pytest.raises(InputError, match="~nosuchuser/weights"):
+        cache.cache_root()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/a", "a\\b", ".hidden", "a\n", "a\0", "é", "n" * 300]
+)
+def test_entry_of_a_name_that_could_leave_the_cache_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError, match="is not a name of weights"):
+        CacheEntry.of(name)
+
+
+def test_entry_of_every_published_name_is_in_the_cache() -> None:
+    for name in list_models():
+        assert CacheEntry.of(name).folder.parent == cache.cache_root()
+
+
+def test_record_that_cannot_be_read_is_an_os_error(
+    entry: CacheEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(cache, "open_regular", deny)
+    with pytest.raises(PermissionError):
+        entry.record()
+
+
+def test_usable_cache_converts_os_errors_but_not_ours() -> None:
+    def fail(error: Exception) -> None:
+        with cache.usable_cache():
+            raise error
+
+    with pytest.raises(DownloadError, match=r"cannot be used .*No space.*ISANET_ZOO_CACHE"):
+        fail(OSError(errno.ENOSPC, "No space left on device"))
+    for error in (OfflineError("offline"), SourceError("no"), InputError("no"), KeyError("no")):
+        with pytest.raises(type(error), match=r"no|offline"):
+            fail(error)
+
+
+# Removal
+
+
+def test_remove_deletes_the_files_of_an_entry_and_its_folder(entry: CacheEntry) -> None:
+    entry.set_aside()
+    fill(entry)
+    with entry.lock():
+        pass
+    assert entry.remove() == []
+    assert not entry.folder.exists()
+    assert cache.cache_root().exists()
+
+
+def test_remove_keeps_files_of_others(entry: CacheEntry) -> None:
+    by_hand, part = entry.folder / "published.pth", entry.folder / ".movie.part"
+    by_hand.write_bytes(b"downloaded for hours")
+    part.touch()
+    assert entry.remove() == [part, by_hand]
+    assert names(entry) == {by_hand.name, part.name}
+
+
+def test_remove_keeps_a_model_file_without_a_side_file(entry: CacheEntry) -> None:
+    entry.side.unlink()
+    assert entry.remove() == [entry.model]
+    assert entry.model.read_bytes() == CONTENT
+
+
+# Waiting for another process
+
+
+def test_lock_that_is_held_is_announced_once(
+    entry: CacheEntry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "QUIET_WAIT", 0.1)
+    entered = threading.Event()
+
+    def wait() -> None:
+        with entry.lock():
+            entered.set()
+
+    waiting = threading.Thread(target=wait)
+    with entry.lock():
+        waiting.start()
+        assert not entered.wait(0.4)
+        (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(entry.folder / ".lock") in record.getMessage()
+    assert entered.wait(10)
+    waiting.join()
+    assert len(caplog.records) == 1
+
+
+def test_lock_that_is_free_is_silent(entry: CacheEntry, caplog: pytest.LogCaptureFixture) -> None:
+    with entry.lock():
+        pass
+    assert caplog.records == []
