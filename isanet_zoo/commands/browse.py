@@ -23,7 +23,7 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `list`."""
     parser.add_argument("filter", nargs="?", default="*", help="a pattern, such as '*resnet101*'")
     parser.add_argument("--dataset", help="only weights for this data set")
-    parser.add_argument("--backbone", help="only weights on this encoder")
+    parser.add_argument("--backbone", help="only weights with this backbone")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a table in Markdown")
     add_json(form)
@@ -67,7 +67,7 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def info_run(options: argparse.Namespace) -> int:
-    """Print all that is known about one published weight."""
+    """Print all facts about one published weight."""
     summary = _summary(options.name)
     if options.json:
         print_json(summary)
@@ -105,7 +105,7 @@ def env_run(options: argparse.Namespace) -> int:
         torch = importlib.import_module("torch")
         report["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         importlib.import_module("isanet_zoo.network.backbones")
-    except (ImportError, OSError, RuntimeError) as error:  # whatever a broken installation raises
+    except (ImportError, OSError, RuntimeError) as error:  # of a broken installation
         report["problem"] = str(error)
         healthy = False
     if options.json:
@@ -126,7 +126,7 @@ def _format_miou(value: float | None) -> str:
 
 
 def _format_trust(weights: Weights) -> str:
-    """Return the trust of weights, with the length of a hash that is known only in part."""
+    """Return the trust of weights, with the length of the prefix if a hash is incomplete."""
     if weights.trust == "verified" and weights.sha256_prefix and not weights.sha256:
         return f"verified (prefix of {len(weights.sha256_prefix)})"
     return weights.trust

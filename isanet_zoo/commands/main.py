@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from isanet_zoo.commands import browse, files, learn, maintain, predict, share
-from isanet_zoo.commands.output import complain
+from isanet_zoo.commands.output import complain, robust_streams
 from isanet_zoo.errors import ZooError
 from isanet_zoo.version import __version__
 
-# What needs torch is imported inside the run functions: `list`, `info` and `--help` stay fast, and
-# `env` works where torch is broken.
+# Run functions import torch themselves: `list`, `info` and `--help` stay fast, and `env` works if
+# torch is broken.
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
     "list": ("List the published weights.", browse.list_arguments, browse.list_run),
-    "info": ("Say everything about one published weight.", browse.info_arguments, browse.info_run),
+    "info": ("Show all facts about one published weight.", browse.info_arguments, browse.info_run),
     "download": (
-        "Fetch, check and convert weights; print where they are.",
+        "Download, check and convert weights; print their paths.",
         files.download_arguments,
         files.download_run,
     ),
     "predict": (
-        "Segment pictures: an index PNG and an overlay with legend for each.",
+        "Segment images: an index PNG and an overlay with legend for each.",
         predict.arguments,
         predict.run,
     ),
     "evaluate": (
-        "Measure a model on a data set: IoU per class; run by torchrun, with all its processes.",
+        "Evaluate a model on a data set: IoU per class; runs under torchrun, too.",
         learn.evaluate_arguments,
         learn.evaluate_run,
     ),
     "train": (
-        "Train or fine-tune a model; run by torchrun, with all its processes.",
+        "Train or fine-tune a model; runs under torchrun, too.",
         learn.train_arguments,
         learn.train_run,
     ),
@@ -45,27 +44,27 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
         files.convert_run,
     ),
     "push": (
-        "Publish a model on the Hugging Face hub, with its classes and a model card.",
+        "Upload a model to the Hugging Face Hub, with its classes and a model card.",
         share.push_arguments,
         share.push_run,
     ),
     "export": (
-        "Write a model as an ONNX file that was compared with it in onnxruntime.",
+        "Export a model to an ONNX file, which is verified with onnxruntime.",
         share.export_arguments,
         share.export_run,
     ),
     "verify": (
-        "Read everything that is cached and compare it with what was put there.",
+        "Compare all cached weights with their recorded hashes.",
         files.verify_arguments,
         files.verify_run,
     ),
     "cache": (
-        "Show where weights are cached and how much they take, or delete some.",
+        "Show the cache folder and the sizes of cached weights, or delete some.",
         files.cache_arguments,
         files.cache_run,
     ),
     "env": (
-        "Say what is installed and where things are, for a bug report.",
+        "Print versions, folders and variables, for a bug report.",
         browse.env_arguments,
         browse.env_run,
     ),
@@ -75,7 +74,7 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
         maintain.pin_run,
     ),
     "mirror": (
-        "Put converted weights on the hub, and their place there into the manifest (maintainers).",
+        "Upload converted weights to the Hub and record them in the manifest (maintainers).",
         maintain.mirror_arguments,
         maintain.mirror_run,
     ),
@@ -84,29 +83,36 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, or 1 if it failed."""
-    options = make_parser().parse_args(arguments)
+    with robust_streams():
+        try:
+            options = make_parser().parse_args(arguments)
+            run: Callable[[argparse.Namespace], int] = options.run
+            with _log_to_stderr(logging.INFO if options.verbose else logging.WARNING):
+                status = run(options)
+            print(end="", flush=True)
+            return status
+        except (ZooError, OSError) as error:
+            complain(error)
+        except ImportError as error:  # such as a broken torch
+            complain(f"{error}; `isanet-zoo env` shows what is installed")
+        except KeyboardInterrupt:
+            return 130
+        return 1
+
+
+@contextlib.contextmanager
+def _log_to_stderr(level: int) -> Iterator[None]:
+    """Print log records of this level and above."""
     logger = logging.getLogger("isanet_zoo")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("isanet-zoo: %(message)s"))
+    before = logger.level
     logger.addHandler(handler)
-    level = logger.level
-    logger.setLevel(logging.INFO if options.verbose else logging.WARNING)
+    logger.setLevel(level)
     try:
-        run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
-    except ZooError as error:
-        complain(error)
-        return 1
-    except ImportError as error:  # a broken torch, say
-        complain(f"{error}; `isanet-zoo env` shows what is installed")
-        return 1
-    except BrokenPipeError:  # `isanet-zoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+        yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.removeHandler(handler)
 
 
@@ -116,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="isanet-zoo",
         description="Every published ISANet weight, one line away.",
         epilog="Variables: ISANET_ZOO_CACHE (folder for weights), ISANET_ZOO_MIRROR (comma list of "
-        "folders and URLs to ask first), ISANET_ZOO_OFFLINE=1 (no network).",
+        "folders and URLs to try first), ISANET_ZOO_OFFLINE=1 (no network access).",
     )
     parser.add_argument("--version", action="version", version=f"isanet-zoo {__version__}")
     _add_verbose(parser, False)
@@ -132,5 +138,5 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_verbose(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
-        "-v", "--verbose", action="store_true", default=default, help="say more on stderr"
+        "-v", "--verbose", action="store_true", default=default, help="print more on stderr"
     )

@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO, cast
 
 from isanet_zoo.errors import ZooError
 
 
-def print_text(text: str, end: str = "\n") -> None:
-    """Print text on stdout, whatever its encoding; discard it when the reader is gone."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
-    except BrokenPipeError:  # `isanet-zoo predict images | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class _Stream:
+    """A text stream that accepts every character, and discards text if its reader is gone."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or io.StringIO()  # None without a console
+
+    def write(self, text: str) -> int:
+        """Write text; characters that the encoding lacks are escaped."""
+        encoding = self._stream.encoding or "utf-8"
+        with self._or_discard():
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._or_discard():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _or_discard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())  # so that the interpreter can flush at its exit
+            os.close(null)
+            if not isinstance(error, BrokenPipeError):  # `isanet-zoo predict images | head -1`
+                raise
+
+
+@contextlib.contextmanager
+def robust_streams() -> Iterator[None]:
+    """Make stdout and stderr accept every character and outlive their readers."""
+    robust = [_Stream(stream) for stream in (sys.stdout, sys.stderr)]
+    out, err = (cast(TextIO, stream) for stream in robust)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            for stream in robust:
+                with contextlib.suppress(OSError):
+                    stream.flush()
 
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
-    print_text(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2))
 
 
 def print_table(rows: Iterable[Sequence[object]]) -> None:
@@ -35,15 +75,15 @@ def print_table(rows: Iterable[Sequence[object]]) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
-        print_text("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip())
 
 
 def print_markdown(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as a Markdown table; the first row is the header."""
     for number, row in enumerate(rows):
-        print_text(f"| {' | '.join(map(str, row))} |")
+        print(f"| {' | '.join(map(str, row))} |")
         if number == 0:
-            print_text("|" + "---|" * len(row))
+            print("|" + "---|" * len(row))
 
 
 def print_tree(tree: dict[str, Any], indent: str = "") -> None:
@@ -52,37 +92,37 @@ def print_tree(tree: dict[str, Any], indent: str = "") -> None:
         items = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(item, dict) for item in items):
             for item in items:
-                print_text(f"{indent}{key}:")
+                print(f"{indent}{key}:")
                 print_tree(item, indent + "  ")
         else:
             text = ", ".join("not known" if item is None else str(item) for item in items)
-            print_text(f"{indent}{key}: {text}")
+            print(f"{indent}{key}: {text}")
 
 
 def print_dry(files: Iterable[Sequence[object]], card: str) -> None:
     """Print the files of an upload that was not made, and their model card."""
     print_table(files)
-    print_text(f"\n{card}", end="")
-    print("isanet-zoo: a dry run; nothing was uploaded", file=sys.stderr)
+    print(f"\n{card}", end="")
+    print_note("a dry run; nothing was uploaded")
 
 
 def print_trust(name: str, trust: str) -> None:
     """Print the trust of weights on stderr."""
-    print(f"isanet-zoo: {name}: {trust} weights", file=sys.stderr)
+    print_note(f"{name}: {trust} weights")
 
 
 def print_note(text: str) -> None:
-    """Print a note on stderr."""
+    """Print a line on stderr."""
     print(f"isanet-zoo: {text}", file=sys.stderr)
 
 
 def complain(error: object) -> None:
     """Print an error on stderr."""
-    print(f"isanet-zoo: error: {error}", file=sys.stderr)
+    print_note(f"error: {error}")
 
 
 def run_each(names: Iterable[str], act: Callable[[str], object]) -> int:
-    """Call a function for each name, past failures; return 1 if there were any."""
+    """Call a function for each name, also after failures; return 1 if there were any."""
     status = 0
     for name in names:
         try:

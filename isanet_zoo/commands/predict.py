@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction
-from isanet_zoo.commands.output import complain, print_json, print_text, print_trust
+from isanet_zoo.commands.output import complain, print_json, print_trust
 from isanet_zoo.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.json:
                 with bar.external_write_mode():
                     for file in result.files:
-                        print_text(printable(file, 5000))
+                        print(printable(file, 5000), flush=True)
     if options.json:
         print_json({"results": results, "errors": errors})
     if errors:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -347,15 +346,3 @@ class TestWrongArguments:
         with pytest.raises(SystemExit, match="2"):
             predict("a.jpg", f"--tile={value}")
         assert f"argument --tile: {value!r} is not a side in pixels" in capsys.readouterr().err
-
-
-def test_run_continues_after_the_reader_of_its_output_is_gone() -> None:
-    code = (
-        "import sys; from isanet_zoo.commands.output import print_text\n"
-        "for number in range(100_000): print_text(str(number))\n"
-        "print('the end', file=sys.stderr)"
-    )
-    run = f'"{sys.executable}" -c "$CODE" | head -n 1'
-    environment = os.environ | {"CODE": code}
-    done = subprocess.run(["bash", "-c", run], env=environment, capture_output=True, check=True)
-    assert (done.stdout, done.stderr) == (b"0\n", b"the end\n")
