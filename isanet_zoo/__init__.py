@@ -48,15 +48,15 @@ if TYPE_CHECKING:
     from isanet_zoo.learning.data import (
         Sample as Sample,
         SegmentationDataset as SegmentationDataset,
-        open_dataset as open_dataset,
     )
+    from isanet_zoo.learning.datasets import open_dataset as open_dataset
     from isanet_zoo.learning.evaluation import evaluate as evaluate
     from isanet_zoo.learning.metrics import (
         Scores as Scores,
         SegmentationMetrics as SegmentationMetrics,
     )
+    from isanet_zoo.learning.run import train as train
     from isanet_zoo.learning.trainer import Trainer as Trainer
-    from isanet_zoo.learning.training import train as train
     from isanet_zoo.manifest.config import (
         HeadConfig as HeadConfig,
         NetworkConfig as NetworkConfig,
@@ -105,11 +105,12 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     ),
     "imaging.segmentation": ("Segmentation",),
     "inference.predictor": ("Predictor", "predict"),
-    "learning.data": ("Sample", "SegmentationDataset", "open_dataset"),
+    "learning.data": ("Sample", "SegmentationDataset"),
+    "learning.datasets": ("open_dataset",),
     "learning.evaluation": ("evaluate",),
     "learning.metrics": ("Scores", "SegmentationMetrics"),
+    "learning.run": ("train",),
     "learning.trainer": ("Trainer",),
-    "learning.training": ("train",),
     "manifest.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
     "manifest.labels": ("LabelSet",),
     "manifest.lookup": ("get_weights", "list_models"),

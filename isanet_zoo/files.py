@@ -126,14 +126,16 @@ def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete old temporary files of killed processes; no other file is touched.
+def remove_leftovers(folder: Path, *, age: float = LEFTOVER_AGE) -> None:
+    """Delete temporary files of killed processes; no other file is touched.
 
-    Files younger than `LEFTOVER_AGE` may still be in use by a running process.
+    Args:
+        folder: the folder, not those below it.
+        age: seconds since the last change; younger files may be in use by a running process.
     """
     for leftover in folder.glob(f"{PART_PREFIX}*.part"):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.lstat().st_mtime > LEFTOVER_AGE:
+            if time.time() - leftover.lstat().st_mtime > age:
                 leftover.unlink()
 
 

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"hub", "manifest", "network", "weights"},
     "factories": {"network", "zoo"},
     "inference": {"engines", "imaging", "manifest", "network", "zoo"},
-    "learning": {"engines", "imaging", "inference", "manifest", "network", "weights"},
+    "learning": {"cache", "engines", "imaging", "inference", "manifest", "network", "weights"},
     "export": {"imaging", "manifest", "network", "weights"},
     "commands": {
         "cache",

@@ -45,7 +45,7 @@ def evaluate_run(options: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     from isanet_zoo.learning import distributed
-    from isanet_zoo.learning.data import open_dataset
+    from isanet_zoo.learning.datasets import open_dataset
     from isanet_zoo.learning.evaluation import evaluate
     from isanet_zoo.zoo import create_model
 
@@ -116,8 +116,8 @@ def train_run(options: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     from isanet_zoo.learning import distributed
-    from isanet_zoo.learning.data import open_dataset
-    from isanet_zoo.learning.training import Moment, train
+    from isanet_zoo.learning.datasets import open_dataset
+    from isanet_zoo.learning.run import RunProgress, train
     from isanet_zoo.weights.checkpoints import load_encoder
     from isanet_zoo.zoo import create_model
 
@@ -144,7 +144,7 @@ def train_run(options: argparse.Namespace) -> int:
         first = distributed.rank() == 0
         with tqdm(unit="step", disable=not first) as bar:  # type: ignore[no-untyped-call]
 
-            def show(moment: Moment) -> None:
+            def show(moment: RunProgress) -> None:
                 bar.total, bar.n = moment.steps, moment.step
                 text = f"loss {moment.loss:.3f}, lr {moment.lr:.2g}"
                 if moment.last and moment.last.miou is not None:

@@ -63,8 +63,9 @@ def list_folder(folder: Path) -> list[Path]:
         f"{len(subfolders)} subfolders are not searched"
     )
     if not images:
+        found = f", such as {entries[0].name}" if entries else ""
         suffixes = ", ".join(sorted(SUFFIXES))
-        raise InputError(f"{folder} contains no images; {others}; looked for {suffixes}")
+        raise InputError(f"{folder} contains no images; {others}{found}; looked for {suffixes}")
     if len(images) < len(entries):
         logger.warning("%s: %d images; %s", printable(folder), len(images), others)
     return images

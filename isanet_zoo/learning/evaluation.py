@@ -1,4 +1,4 @@
-"""The published protocol: labels at the annotation's size, counted over the whole data set."""
+"""Evaluation by the published protocol: labels at the annotation's size, one confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.inference.predictor import Predictor, Progress
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.data import SegmentationDataset
+from isanet_zoo.learning.mask_check import check_masks
 from isanet_zoo.learning.metrics import Scores, SegmentationMetrics
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network.isanet import ISANet
 
 
@@ -20,37 +22,39 @@ def evaluate(
     model: ISANet | Predictor,
     dataset: SegmentationDataset,
     *,
+    check: bool = True,
+    check_progress: Progress | None = None,
     progress: Progress | None = None,
     each: Callable[[Path, Scores], None] | None = None,
 ) -> Scores:
-    """Segment the pictures of a data set and compare with its masks.
+    """Segment the images of a data set and compare the labels with its masks.
 
-    Under `torchrun`, each process takes its share of the pictures, and all return the same scores.
+    Under `torchrun`, each process segments a part of the images; all return the same scores.
 
     Args:
-        model: a network, which is then used as its weights were tested; or a `Predictor`, whose
-            scales, flip and tiles are then used.
-        dataset: pictures and masks; the classes have to be the network's.
-        progress: called with (pictures done, pictures in all) of this process after each picture.
-        each: called with each picture's file and scores at the end, in the data set's order.
+        model: a network, with the resizing and tiles that its weights were tested with; or a
+            `Predictor`, with its own scales, flip and tiles.
+        dataset: images and masks; its classes must be the network's.
+        check: read all masks first, see `check_masks`.
+        check_progress: called with (pairs checked, pairs in all) meanwhile.
+        progress: called with (images done, images in all) of this process after each image.
+        each: called with each image's file and scores at the end, in the data set's order.
 
     Raises:
-        InputError: the classes differ, or a picture or mask cannot be used.
+        InputError: the classes differ, an image or mask cannot be used, or no pixel has a class.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    ours, theirs = predictor.engine.label_set, dataset.label_set
-    if len(ours) != len(theirs) or (ours.name != "generic" and ours.names != theirs.names):
-        raise InputError(
-            f"the network knows the {len(ours)} classes of {ours.title}, {dataset.name} has the "
-            f"{len(theirs)} of {theirs.title}; evaluate it on its own data set"
-        )
+    labels = dataset.label_set
+    _check_classes(predictor.engine.label_set, dataset)
+    if check:
+        check_masks([dataset], progress=check_progress)
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
-    metrics = _metrics(theirs.names, theirs.ignore_index)
+    metrics = _metrics(labels)
     rows: list[tuple[int, Scores]] = []
     results = predictor._stream(_samples(dataset, indices))
-    for done, ((index, labels), segmentation) in enumerate(results, 1):
-        of_image = _metrics(theirs.names, theirs.ignore_index)
-        of_image.update(segmentation.labels, labels)
+    for done, ((index, target), segmentation) in enumerate(results, 1):
+        of_image = _metrics(labels)
+        of_image.update(segmentation.labels, target)
         metrics.merge(of_image)
         if each:
             rows.append((index, of_image.compute()))
@@ -58,8 +62,10 @@ def evaluate(
             progress(done, len(indices))
     if distributed.world_size() > 1:
         metrics.all_reduce()
+    if not metrics.confusion.any():
+        raise InputError(f"every pixel of the masks of {dataset.name} is ignored")
     if each:
-        gathered = [row for share in distributed.gather(rows) for row in share]
+        gathered = [row for part in distributed.gather(rows) for row in part]
         for index, scores in sorted(gathered, key=lambda row: row[0]):
             each(dataset.path(index), scores)
     return metrics.compute()
@@ -74,5 +80,14 @@ def _samples(
         yield (index, labels), LoadedImage(pixels, dataset.path(index))
 
 
-def _metrics(names: tuple[str, ...], ignore_index: int) -> SegmentationMetrics:
-    return SegmentationMetrics(len(names), classes=names, ignore_index=ignore_index)
+def _check_classes(ours: LabelSet, dataset: SegmentationDataset) -> None:
+    theirs = dataset.label_set
+    if len(ours) != len(theirs) or (ours.name != "generic" and ours.names != theirs.names):
+        raise InputError(
+            f"the model predicts the {len(ours)} classes of {ours.title}, {dataset.name} has the "
+            f"{len(theirs)} of {theirs.title}; evaluate the model on its own data set"
+        )
+
+
+def _metrics(labels: LabelSet) -> SegmentationMetrics:
+    return SegmentationMetrics(len(labels), classes=labels.names, ignore_index=labels.ignore_index)

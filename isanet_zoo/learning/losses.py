@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy over the pixels that have a class."""
+"""Training loss: cross-entropy over the pixels that have a class."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isanet_zoo.errors import InputError
-from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.network.isanet import ISANetOutput
 
 
@@ -26,10 +24,10 @@ def segmentation_loss(
         output: logits (B, K, H, W), or those of both heads.
         target: (B, H, W) int64, class ids or `ignore_index`.
         aux_weight: weight of the auxiliary head's loss.
-        class_weights: (K,) weight of each class; alike if None.
+        class_weights: (K,) weight of each class; all equal if None.
         ignore_index: pixels that do not count.
-        total: what the sum over pixels is divided by, instead of the `total_weight` of `target`:
-            for batches that are summed up from parts.
+        total: divisor of the sum over pixels, for batches that are processed in parts; the
+            `total_weight` of `target` if None.
 
     Returns:
         A scalar; 0 where no pixel counts.
@@ -55,26 +53,23 @@ def segmentation_loss(
 def total_weight(
     target: Tensor, class_weights: Tensor | None = None, *, ignore_index: int = 255
 ) -> Tensor:
-    """Return the sum of the pixels' weights, a float32 scalar; at least a tiny number."""
+    """Return the sum of the weights of all pixels, a float32 scalar of at least 1e-6."""
     counted = target != ignore_index
     total = counted.sum() if class_weights is None else class_weights[target[counted]].sum()
     return total.float().clamp(min=1e-6)
 
 
-def balanced_weights(dataset: SegmentationDataset, offset: float) -> Tensor:
-    """Return the weights ``1 / ln(offset + share)`` of the classes, with mean 1, (K,) float32.
+def balanced_weights(pixels: Tensor, offset: float) -> Tensor:
+    """Return the weights ``1 / ln(offset + fraction)`` of the classes, with mean 1 (ENet).
 
-    A class's share is that of its pixels among all that have a class (ENet, arXiv 1606.02147).
-    Reads all masks.
+    See arXiv 1606.02147.
 
-    Raises:
-        InputError: no pixel has a class.
+    Args:
+        pixels: (K,) number of pixels of each class, as returned by `check_masks`.
+        offset: more than 1.
+
+    Returns:
+        (K,) float32.
     """
-    counts = torch.zeros(256, dtype=torch.int64)
-    for index in range(len(dataset)):
-        counts += torch.bincount(dataset.labels(index).flatten(), minlength=256)
-    counts = counts[: len(dataset.label_set)]
-    if not counts.any():
-        raise InputError(f"no pixel of {dataset.name} has a class; its masks are all ignored")
-    weights = 1 / torch.log(offset + counts / counts.sum())
+    weights = 1 / torch.log(offset + pixels / pixels.sum())
     return (weights / weights.mean()).float()

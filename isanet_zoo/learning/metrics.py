@@ -1,4 +1,4 @@
-"""Intersection over union and its kin, from one confusion matrix over a whole data set."""
+"""Segmentation metrics from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ LabelMap: TypeAlias = NDArray[Any] | Tensor  # integer class ids, of any shape
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; all shares are within 0..1.
+    """Segmentation metrics, as fractions within 0..1.
 
     Attributes:
-        miou: mean of `iou` over the classes that occur, in prediction or target.
-        iou: intersection over union of each class, by its name or id; NaN for one that occurs in
-            neither.
-        pixel_accuracy: share of the pixels that are right.
-        mean_accuracy: mean over the classes that occur in the target of the share that was found.
-        classes_evaluated: how many classes `miou` is the mean of.
+        miou: mean of `iou` over the classes that occur in the prediction or in the target.
+        iou: intersection over union of each class, by its name or id; NaN for a class that occurs
+            in neither.
+        pixel_accuracy: fraction of the pixels that are correct.
+        mean_accuracy: mean over the classes in the target of their fraction of correct pixels.
+        classes_evaluated: number of classes that `miou` is the mean of.
+        absent: classes without a pixel in the target.
     """
 
     miou: float
@@ -34,26 +35,36 @@ class Scores:
     pixel_accuracy: float
     mean_accuracy: float
     classes_evaluated: int
+    absent: tuple[str | int, ...] = ()
 
     def table(self) -> str:
         """Return a table for people, in per cent."""
-        rows = {str(name): iou for name, iou in self.iou.items()}
-        rows |= {"mIoU": self.miou, "pixel accuracy": self.pixel_accuracy}
-        rows |= {"mean accuracy": self.mean_accuracy}
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {100 * value:6.2f}" for name, value in rows.items())
+        rows = [
+            (f"{name}{' (no pixel in the masks)' if name in self.absent else ''}", iou)
+            for name, iou in self.iou.items()
+        ]
+        rows += [
+            (f"mIoU (mean of {self.classes_evaluated} of {len(rows)} classes)", self.miou),
+            ("pixel accuracy", self.pixel_accuracy),
+            ("mean accuracy", self.mean_accuracy),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {100 * value:6.2f}" for name, value in rows)
 
 
 class SegmentationMetrics:
-    """Counts which class was taken for which, pixel by pixel.
+    """A confusion matrix, counted pixel by pixel, and the metrics computed from it.
 
-    The counts of all pictures are added before anything is divided, as the published figures are
+    The counts of all images are added before any division, as in the published figures
     (`eval_semantic_segmentation` of chainercv, the mIoU of VOC, ADE20K and Cityscapes).
 
     Args:
         num_classes: K.
         classes: names of the classes; ids if None.
         ignore_index: target pixels of this value do not count.
+
+    Raises:
+        InputError: the number of names is not `num_classes`.
 
     Example:
         >>> metrics = SegmentationMetrics(2, classes=("sky", "road"))
@@ -66,20 +77,20 @@ class SegmentationMetrics:
         self, num_classes: int, *, classes: Sequence[str] | None = None, ignore_index: int = 255
     ) -> None:
         if classes is not None and len(classes) != num_classes:
-            raise InputError(f"{len(classes)} names for {num_classes} classes; give one for each")
+            raise InputError(f"{len(classes)} names for {num_classes} classes; pass one per class")
         self.names: Sequence[str | int] = classes or range(num_classes)
         self.ignore_index = ignore_index
         self.confusion = np.zeros((num_classes, num_classes), np.int64)  # (target, prediction)
 
     def update(self, prediction: LabelMap, target: LabelMap) -> None:
-        """Count the pixels of a picture, or of several.
+        """Count the pixels of one image or of several.
 
         Args:
             prediction: class ids, any shape.
             target: class ids or `ignore_index`, the same shape.
 
         Raises:
-            InputError: the shapes differ, or an id is out of range.
+            InputError: the shapes differ, or an id is out of range or not an integer.
         """
         found, wanted = _ids(prediction), _ids(target)
         if found.shape != wanted.shape:
@@ -100,17 +111,17 @@ class SegmentationMetrics:
         self.confusion += counts.view(num_classes, num_classes).cpu().numpy()
 
     def merge(self, other: SegmentationMetrics) -> None:
-        """Add the counts of another one.
+        """Add the counts of another instance.
 
         Raises:
-            InputError: it counts other classes.
+            InputError: it has other classes.
         """
         if list(self.names) != list(other.names):
             raise InputError(f"cannot merge counts of {list(other.names)} into {list(self.names)}")
         self.confusion += other.confusion
 
     def all_reduce(self) -> None:
-        """Add the counts of all processes of the default group; each has the sum afterwards."""
+        """Replace the counts in all processes of the default group by their sum."""
         counts = torch.from_numpy(self.confusion)
         if distributed.get_backend() == "nccl":
             counts = counts.cuda()
@@ -118,37 +129,41 @@ class SegmentationMetrics:
         self.confusion = counts.cpu().numpy()
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Set all counts to zero."""
         self.confusion[:] = 0
 
     def compute(self) -> Scores:
-        """Return the scores of what has been counted; NaN where nothing has."""
-        right = self.confusion.diagonal().astype(np.float64)  # (K,)
+        """Return the scores of the counted pixels; NaN where there are none."""
+        correct = self.confusion.diagonal().astype(np.float64)  # (K,)
         wanted, found = self.confusion.sum(1), self.confusion.sum(0)  # (K,), (K,)
-        iou = _share(right, wanted + found - right)
+        iou = _ratio(correct, wanted + found - correct)
         return Scores(
             miou=_mean(iou),
             iou=dict(zip(self.names, iou.tolist(), strict=True)),
-            pixel_accuracy=float(_share(right.sum(), wanted.sum())),
-            mean_accuracy=_mean(_share(right, wanted)),
+            pixel_accuracy=float(_ratio(correct.sum(), wanted.sum())),
+            mean_accuracy=_mean(_ratio(correct, wanted)),
             classes_evaluated=int(np.isfinite(iou).sum()),
+            absent=tuple(name for name, count in zip(self.names, wanted, strict=True) if not count),
         )
 
 
 def _ids(labels: LabelMap) -> Tensor:
-    if isinstance(labels, Tensor):
-        return labels.long()
-    return torch.from_numpy(np.array(labels, np.int64))  # a copy: the array may be read-only
+    """Return class ids as int64."""
+    if not isinstance(labels, Tensor):
+        labels = torch.from_numpy(np.array(labels))  # a copy: the array may be read-only
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"label maps contain class ids, got {labels.dtype}; pass integers")
+    return labels.long()
 
 
-def _share(part: Any, whole: Any) -> NDArray[np.float64]:
-    """Divide, giving NaN for shares of nothing."""
-    shares: NDArray[np.float64] = np.full(np.shape(whole), np.nan)
-    np.divide(part, whole, out=shares, where=np.asarray(whole) > 0)
-    return shares
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    """Divide; NaN where the divisor is 0."""
+    ratios: NDArray[np.float64] = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=ratios, where=np.asarray(whole) > 0)
+    return ratios
 
 
-def _mean(shares: NDArray[np.float64]) -> float:
-    """Return the mean of the shares that are not NaN; NaN if all are."""
-    known = shares[np.isfinite(shares)]
-    return float(known.mean()) if known.size else float("nan")
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the values that are not NaN; NaN if all are."""
+    present = values[np.isfinite(values)]
+    return float(present.mean()) if present.size else float("nan")

@@ -1,4 +1,4 @@
-"""How weights follow their gradients: optimiser, schedule, moving average."""
+"""Optimizer, learning-rate schedule and weight averaging."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from isanet_zoo.network.isanet import ISANet
 
 
 def poly(step: int, steps: int, *, power: float = 0.9, floor: float = 0.01) -> float:
-    """Return the learning rate of a step as a share of the first, falling from 1 to `floor`.
+    """Return the learning rate of a step as a fraction of the first: from 1 down to `floor`.
 
-    Steps beyond the last keep the floor.
-
-    sssegmentation's schedule: ``(lr - min_lr) * (1 - step / steps) ** power + min_lr``, with
-    ``floor = min_lr / lr``.
+    Steps after the last keep the floor. This is the schedule of sssegmentation:
+    ``(lr - min_lr) * (1 - step / steps) ** power + min_lr``, with ``floor = min_lr / lr``.
     """
-    share: float = (1 - floor) * max(1 - step / steps, 0) ** power + floor
-    return share
+    fraction: float = (1 - floor) * max(1 - step / steps, 0) ** power + floor
+    return fraction
 
 
 def create_optimizer(model: ISANet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser for all parameters that are not frozen."""
+    """Return the optimizer of a recipe, for all parameters that are not frozen."""
     groups = model.param_groups(recipe.lr, recipe.head_multiplier)
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, 0.999)
@@ -32,10 +30,10 @@ def create_optimizer(model: ISANet, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def moving_average(model: ISANet, decay: float) -> AveragedModel:
-    """Return a copy of a model that follows it: ``average = decay * average + (1 - decay) * new``.
+    """Return an exponential moving average: ``average = decay * average + (1 - decay) * new``.
 
-    The first update copies; then the decay grows up to `decay`, as ``(1 + n) / (10 + n)`` after n
-    updates, so that the start is soon forgotten.
+    The first update copies the model. Then the decay grows up to `decay`, as ``(1 + n) / (10 + n)``
+    after n updates, to give the first weights little influence.
     """
 
     def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:

@@ -1,25 +1,37 @@
-"""One step of training, for the runs of `training` and for loops of one's own."""
+"""One step of training: autocast, GradScaler, DDP, gradient accumulation, weight averaging."""
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from isanet_zoo.engines.depthwise import speed_up_depthwise
-from isanet_zoo.errors import InputError
+from isanet_zoo.engines.depthwise import restore_depthwise, speed_up_depthwise
+from isanet_zoo.engines.engine import Device, resolve_device
+from isanet_zoo.errors import CheckpointError, InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
 from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
+from isanet_zoo.manifest.config import OUTPUT_STRIDE
 from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.network.backbones import synchronise_norms
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
+from isanet_zoo.weights.tensors import Spec, check, spec_of
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+MAX_SEED = 2**63 - 1
+FIELDS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}  # per parameter
 
 
 class Trainer:
@@ -27,28 +39,28 @@ class Trainer:
 
     Args:
         model: the network; it is moved to `device` and trained in place.
-        recipe: the numbers of the run.
-        steps: how many steps the learning rate falls over.
-        class_weights: (K,) weight of each class in the loss; alike if None.
+        recipe: the hyper-parameters.
+        steps: number of steps over which the learning rate decreases.
+        class_weights: (K,) weight of each class in the loss; all equal if None.
         device: where to compute; the model's device if None.
-        accumulate: parts that each batch is worked off in, to save memory.
+        accumulate: number of chunks per batch (gradient accumulation), to save memory.
         seed: of dropout.
 
     Raises:
-        InputError: the recipe freezes a part that is not there, or weighs an auxiliary head that is
-            not there.
+        InputError: the recipe freezes a part or weighs an auxiliary head that the network does not
+            have, the device is not available, or a number is out of range.
 
     Attributes:
-        result: the network whose weights are the outcome: the moving average if there is one.
-        step: how many steps were made.
+        result: the network with the resulting weights: the moving average if there is one.
+        step: number of steps that were made.
 
     Example:
-        A loop of one's own::
+        In a custom loop::
 
             trainer = Trainer(model, recipe, steps=len(loader))
             for images, target in loader:
                 loss = trainer.train_step(images, target)
-            torch.save(trainer.result.state_dict(), "mine.pth")
+            torch.save(trainer.finish().state_dict(), "mine.pth")
     """
 
     def __init__(
@@ -58,19 +70,20 @@ class Trainer:
         *,
         steps: int,
         class_weights: Tensor | None = None,
-        device: str | torch.device | None = None,
+        device: Device | None = None,
         accumulate: int = 1,
         seed: int = 0,
     ) -> None:
-        self.device = torch.device(device or next(model.parameters()).device)
-        self.recipe, self.seed = recipe, seed
+        self.device = resolve_device(device, next(model.parameters()).device)
+        self.recipe = recipe
+        self.seed = whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
         self.accumulate = whole_number("accumulate", accumulate)
         self.steps = whole_number("steps", steps)
         self.step = 0
         if recipe.aux_weight and model.aux_head is None:
             raise InputError(
-                f"the recipe weighs an auxiliary head ({recipe.aux_weight}), but the network has "
-                "none; build it with aux_loss=True, or set aux_weight to 0"
+                f"aux_weight is {recipe.aux_weight}, but the network has no auxiliary head; build "
+                "it with aux_loss=True, or set aux_weight to 0"
             )
         self.model = model.freeze(*recipe.frozen).to(self.device, torch.float32)
         self.model.to(memory_format=torch.channels_last)
@@ -81,98 +94,236 @@ class Trainer:
         self.class_weights = None if class_weights is None else class_weights.to(self.device)
         if self.device.type == "cpu":
             speed_up_depthwise(model)
-        self.network: nn.Module = distributed.synchronise_norms(model, self.device)
-        if distributed.world_size() > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=ids)
+        self.network = _distribute(model, self.device)
 
     @property
     def result(self) -> ISANet:
-        """The network whose weights are the outcome."""
+        """The network with the resulting weights."""
         return self.model if self.average is None else cast(ISANet, self.average.module)
 
     @property
     def lr(self) -> float:
         """The encoder's learning rate in the next step."""
-        return self.recipe.lr * self._share()
+        return self.recipe.lr * self._decay()
 
-    def _share(self) -> float:
-        recipe = self.recipe
-        floor = recipe.min_lr / recipe.lr
-        return poly(self.step, self.steps, power=recipe.power, floor=floor)
+    def _decay(self) -> float:
+        """Return the learning rate of the next step as a fraction of the first."""
+        floor = self.recipe.min_lr / self.recipe.lr
+        return poly(self.step, self.steps, power=self.recipe.power, floor=floor)
 
     def train_step(self, images: Tensor, target: Tensor) -> Tensor:
-        """Learn from one batch.
+        """Train on one batch.
 
         Args:
-            images: (B, 3, H, W) float32; with several processes, this one's share of the batch.
+            images: (B, 3, H, W) float32; with several processes, this one's part of the batch.
             target: (B, H, W) int64.
 
         Returns:
             The loss over the batches of all processes, a scalar on the device.
+
+        Raises:
+            InputError: a batch norm sees a single value per channel.
         """
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         target = target.to(self.device, non_blocking=True)
-        ignore_index = self.model.label_set.ignore_index
         self.network.train()
         for group, first in zip(self.optimizer.param_groups, self.first_lrs, strict=True):
-            group["lr"] = first * self._share()
+            group["lr"] = first * self._decay()
         self.optimizer.zero_grad()
-        # The mean over the pixels of all processes and parts; DDP will divide by the processes.
+        try:
+            loss = self._backward(images, target)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise too_few_values(self.recipe, self.accumulate) from error
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.device.type == "cpu":
+            distributed.copy_from_first(self.model.buffers())  # there is no SyncBatchNorm on CPUs
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return distributed.add_up(loss) / distributed.world_size()
+
+    def _backward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Compute the gradients of a batch, chunk by chunk; return the loss."""
+        ignore_index = self.model.label_set.ignore_index
+        # The mean over the pixels of all processes and chunks; DDP divides by the processes.
         total = total_weight(target, self.class_weights, ignore_index=ignore_index)
-        total = distributed.summed(total) / distributed.world_size()
-        parts = list(zip(images.chunk(self.accumulate), target.chunk(self.accumulate), strict=True))
+        total = distributed.add_up(total) / distributed.world_size()
+        chunks = list(
+            zip(images.chunk(self.accumulate), target.chunk(self.accumulate), strict=True)
+        )
         loss = torch.zeros((), device=self.device)
-        here = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(here):  # dropout's numbers depend on the step alone
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            # Dropout depends on seed, step and process alone.
             key = np.random.SeedSequence((self.seed, self.step, distributed.rank()))
             torch.manual_seed(int(key.generate_state(1)[0]))
-            for number, (part, part_target) in enumerate(parts, 1):
-                with self._communicate(number == len(parts)):
+            for number, (chunk, chunk_target) in enumerate(chunks, 1):
+                with self._gradient_exchange(number == len(chunks)):
                     with torch.autocast(
                         self.device.type,
                         PRECISIONS[self.recipe.precision],
                         enabled=self.recipe.precision != "float32",
                     ):
-                        output = self.network(part)
-                    part_loss = segmentation_loss(
+                        output = self.network(chunk)
+                    chunk_loss = segmentation_loss(
                         output,
-                        part_target,
+                        chunk_target,
                         aux_weight=self.recipe.aux_weight,
                         class_weights=self.class_weights,
                         ignore_index=ignore_index,
                         total=total,
                     )
-                    self.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
-                loss += part_loss.detach()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.step += 1
-        return distributed.summed(loss) / distributed.world_size()
+                    self.scaler.scale(chunk_loss).backward()  # type: ignore[no-untyped-call]
+                loss += chunk_loss.detach()
+        return loss
 
-    def _communicate(self, last: bool) -> AbstractContextManager[None]:
-        """Exchange gradients with the last part of a batch only."""
+    def _gradient_exchange(self, last: bool) -> AbstractContextManager[None]:
+        """Return a context in which DDP exchanges gradients only for the last chunk of a batch."""
         if last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a later step depends on."""
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+    def find_not_finite(self, images: Tensor) -> str:
+        """Return what is not finite in the state or in the logits of `images`, or "".
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        Args:
+            images: (B, 3, H, W) float32, prepared.
+        """
+        for key, tensor in self.state_dict().items():
+            if not tensor.isfinite().all():
+                return key
+        with torch.no_grad():
+            logits = self.result.eval().forward_logits(images.to(self.device))
+        return "" if logits.isfinite().all() else "the logits of a training image"
+
+    def finish(self) -> ISANet:
+        """Undo the changes of layers for training on a CPU; return `result`."""
+        restore_depthwise(self.model)
+        return self.result
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later step depends on, as one flat dict of tensors."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        parts: dict[str, Mapping[str, Any]] = {"model": self.model.state_dict()}
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+            parts["average"] = self.average.state_dict()
+        for parameter, fields in self.optimizer.state.items():
+            parts[f"optimizer.{names[id(parameter)]}"] = fields
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            parts["scaler"] = {key: scaler[key] for key in ("scale", "_growth_tracker")}
+        state = {"step": torch.tensor(self.step)}
+        for part, tensors in parts.items():
+            state |= {f"{part}.{key}": torch.as_tensor(value) for key, value in tensors.items()}
+        return state
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], *, name: str = "the training state"
+    ) -> None:
+        """Restore the state returned by `state_dict`.
+
+        Args:
+            state: the state.
+            name: its name in error messages.
+
+        Raises:
+            CheckpointError: it belongs to another network, optimizer or recipe, or contains values
+                that are not finite; nothing is changed.
+        """
+        check(dict(state), self._specs(state), name)
+        step = int(state["step"])
+        if not 0 <= step <= self.steps:
+            raise CheckpointError(f"{name} is of step {step}; this run has {self.steps} steps")
+        self.step = step
+        self.model.load_state_dict(_part(state, "model"))
+        if self.average is not None:
+            self.average.load_state_dict(_part(state, "average"))
+        entries: dict[int, dict[str, Tensor]] = {}
+        for index, (parameter, _) in enumerate(self._trained()):
+            if fields := _part(state, f"optimizer.{parameter}"):
+                entries[index] = fields
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        scaler = {key: value.item() for key, value in _part(state, "scaler").items()}
+        self.scaler.load_state_dict(self.scaler.state_dict() | scaler)
+
+    def _specs(self, state: Mapping[str, Tensor]) -> dict[str, Spec]:
+        """Return the type and shape of each tensor that `state` must contain."""
+        specs = {
+            key: spec_of(tensor)
+            for key, tensor in self.state_dict().items()
+            if not key.startswith("optimizer.")
+        }
+        with_momentum = self.recipe.optimizer != "sgd" or self.recipe.momentum
+        for name, parameter in self._trained():
+            fields = {
+                f"optimizer.{name}.{field}": Spec("float32", ())
+                if field == "step"
+                else spec_of(parameter)
+                for field in FIELDS[self.recipe.optimizer]
+                if with_momentum
+            }
+            if fields.keys() & state.keys():  # a parameter without gradients has none
+                specs |= fields
+        return specs
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and values of the optimizer's parameters, in its order."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield names[id(parameter)], parameter
+
+
+def check_batch(model: ISANet, recipe: Recipe, accumulate: int) -> None:
+    """Check that every batch norm that is trained sees more than one value per channel.
+
+    Raises:
+        InputError: one does not.
+    """
+    images = recipe.batch_size // distributed.world_size()
+    chunk = math.ceil(images / accumulate)
+    smallest = images - (math.ceil(images / chunk) - 1) * chunk
+    values = smallest * math.prod(math.ceil(side / OUTPUT_STRIDE) for side in recipe.crop)
+    if values == 1 and _trains_norms(model):
+        raise too_few_values(recipe, accumulate)
+
+
+def too_few_values(recipe: Recipe, accumulate: int) -> InputError:
+    """Return the error of a batch norm that sees a single value per channel."""
+    return InputError(
+        f"batch_size {recipe.batch_size}, crop {list(recipe.crop)} and accumulate {accumulate} "
+        f"leave one value per channel for a batch norm (on {distributed.world_size()} processes); "
+        "use a larger batch or crop, or freeze the norms"
+    )
+
+
+def _trains_norms(model: ISANet) -> bool:
+    """Return True if a batch norm is not frozen."""
+    return any(isinstance(part, _BatchNorm) and part.training for part in model.train().modules())
+
+
+def _distribute(model: ISANet, device: torch.device) -> nn.Module:
+    """Return a model that exchanges gradients with those of the other processes."""
+    if distributed.world_size() == 1:
+        return model
+    network: nn.Module = model
+    if device.type != "cpu":
+        network = synchronise_norms(network)
+    elif distributed.rank() == 0 and _trains_norms(model):
+        logger.warning(
+            "on CPUs, batch norms use the images of their own process, as torch has no "
+            "SyncBatchNorm for them; running statistics are those of process 0"
+        )
+    ids = None if device.type == "cpu" else [device.index]
+    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of a flat dict whose keys start with a name, without it."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
+    }

@@ -1,16 +1,15 @@
-"""Random views of a picture and its mask, for training (sssegmentation's augmentation).
+"""Random augmentation of an image and its mask for training, as in sssegmentation.
 
-Each step is a function of a `Sample` and a NumPy generator; `Augment` chains them as a `Recipe`
-says. Given the same generator, the same view comes out.
+Each step is a function of a `Sample` and a NumPy generator; `Augment` applies all of them with the
+numbers of a `Recipe`. The same generator state results in the same view.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
@@ -19,29 +18,27 @@ from isanet_zoo.learning.data import Sample
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.recipe import Recipe
 
-Chance: TypeAlias = np.random.Generator
-
 CROP_TRIES = 10
 
 
 def random_resize(
     sample: Sample,
-    chance: Chance,
+    rng: Generator,
     *,
     base_size: tuple[int, int] | None,
     scale: tuple[float, float] = (0.5, 2.0),
 ) -> Sample:
-    """Scale to a random multiple of the base size, keeping the shape.
+    """Scale to a random multiple of the base size, keeping the aspect ratio.
 
     Args:
-        sample: the picture.
-        chance: source of randomness.
-        base_size: (longest, shortest) side that the picture is fitted to; its own size if None.
+        sample: the image and its labels.
+        rng: random number generator.
+        base_size: (longest, shortest) side that the image is fitted to; its own size if None.
         scale: bounds of the factor.
     """
     height, width = sample.labels.shape
     longest, shortest = base_size or (max(height, width), min(height, width))
-    factor = chance.uniform(*scale)
+    factor = rng.uniform(*scale)
     target = (max(int(longest * factor), 1), max(int(shortest * factor), 1))
     size = input_size((height, width), Preprocess(resize=target))
     labels = F.interpolate(sample.labels[None, None], size, mode="nearest")[0, 0]
@@ -50,26 +47,26 @@ def random_resize(
 
 def random_crop(
     sample: Sample,
-    chance: Chance,
+    rng: Generator,
     *,
     size: tuple[int, int],
     max_category_ratio: float = 0.75,
     ignore_index: int = 255,
 ) -> Sample:
-    """Cut out a window in which no class takes too much, if ten tries find one.
+    """Crop a window in which no class has too many pixels, if ten tries find one.
 
     Args:
-        sample: the picture.
-        chance: source of randomness.
-        size: (height, width) of the window; a smaller picture keeps its own.
-        max_category_ratio: largest share of one class among the pixels that have one.
-        ignore_index: the label of those that have none.
+        sample: the image and its labels.
+        rng: random number generator.
+        size: (height, width) of the window; a smaller image keeps its size.
+        max_category_ratio: largest fraction of one class among the pixels that have one.
+        ignore_index: the label of pixels without a class.
     """
     height, width = sample.labels.shape
     window = sample
     for _ in range(CROP_TRIES):
-        top = int(chance.integers(max(height - size[0], 0) + 1))
-        left = int(chance.integers(max(width - size[1], 0) + 1))
+        top = int(rng.integers(max(height - size[0], 0) + 1))
+        left = int(rng.integers(max(width - size[1], 0) + 1))
         area = (..., slice(top, top + size[0]), slice(left, left + size[1]))
         window = Sample(sample.pixels[area], sample.labels[area])
         counts = torch.bincount(window.labels.flatten(), minlength=256)
@@ -79,58 +76,58 @@ def random_crop(
     return window
 
 
-def random_flip(sample: Sample, chance: Chance, *, probability: float = 0.5) -> Sample:
-    """Mirror left and right, with a probability."""
-    if chance.random() < probability:
+def random_flip(sample: Sample, rng: Generator, *, probability: float = 0.5) -> Sample:
+    """Flip horizontally with a probability."""
+    if rng.random() < probability:
         return Sample(sample.pixels.flip(-1), sample.labels.flip(-1))
     return sample
 
 
 def photometric_distortion(
     sample: Sample,
-    chance: Chance,
+    rng: Generator,
     *,
     brightness: float = 32,
     contrast: tuple[float, float] = (0.5, 1.5),
     saturation: tuple[float, float] = (0.5, 1.5),
     hue: float = 18,
 ) -> Sample:
-    """Change brightness, contrast, saturation and hue, each with probability 1/2 (that of SSD).
+    """Change brightness, contrast, saturation and hue, each with probability 1/2, as in SSD.
 
-    Contrast comes before or after saturation and hue, also by chance.
+    Contrast is changed before or after saturation and hue, at random.
 
     Args:
-        sample: the picture.
-        chance: source of randomness.
+        sample: the image and its labels.
+        rng: random number generator.
         brightness: largest shift, in grey levels.
         contrast: bounds of the factor.
         saturation: bounds of the factor.
-        hue: largest turn, in units of 2 degrees.
+        hue: largest rotation, in units of 2 degrees.
     """
 
     def coin() -> bool:
-        return bool(chance.random() < 0.5)
+        return bool(rng.random() < 0.5)
 
     levels = sample.pixels.float()  # (3, H, W), 0..255
     if coin():
-        levels = levels + chance.uniform(-brightness, brightness)
+        levels = levels + rng.uniform(-brightness, brightness)
     contrast_first = coin()
     if contrast_first and coin():
-        levels = levels.clamp(0, 255) * chance.uniform(*contrast)
-    colour = coin(), chance.uniform(*saturation), coin(), chance.uniform(-hue, hue)
+        levels = levels.clamp(0, 255) * rng.uniform(*contrast)
+    colour = coin(), rng.uniform(*saturation), coin(), rng.uniform(-hue, hue)
     if colour[0] or colour[2]:
         pixels = _round(levels).permute(1, 2, 0).contiguous().numpy()
         hsv = np.array(Image.fromarray(pixels).convert("HSV"))  # (H, W, 3), each 0..255
         if colour[0]:
             hsv[..., 1] = (hsv[..., 1] * colour[1]).clip(0, 255)
         if colour[2]:
-            turn = round(colour[3] * 2 / 360 * 256)
-            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn) % 256
+            rotation = round(colour[3] * 2 / 360 * 256)
+            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rotation) % 256
         bands = [Image.fromarray(np.ascontiguousarray(hsv[..., band])) for band in range(3)]
         rgb = np.array(Image.merge("HSV", bands).convert("RGB"))
         levels = torch.from_numpy(rgb).permute(2, 0, 1).float()
     if not contrast_first and coin():
-        levels = levels.clamp(0, 255) * chance.uniform(*contrast)
+        levels = levels.clamp(0, 255) * rng.uniform(*contrast)
     return Sample(_round(levels), sample.labels)
 
 
@@ -139,20 +136,20 @@ def _round(levels: Tensor) -> Tensor:
 
 
 class Augment:
-    """From a picture to one random training example, as a recipe and a network want it.
+    """Augmentation and preprocessing of one training example.
 
     Args:
         recipe: sizes, bounds and probabilities.
-        preprocess: the network's normalisation; its `resize` plays no part here.
+        preprocess: the network's normalisation; its `resize` is not used.
         ignore_index: the label of pixels without a class.
 
     Example:
         >>> from isanet_zoo import get_weights
         >>> weights = get_weights("isanet_resnet50os8_voc")
         >>> augment = Augment(weights.recipe, weights.preprocess)
-        >>> picture = Sample(torch.zeros(3, 60, 80, dtype=torch.uint8),
-        ...                  torch.zeros(60, 80, dtype=torch.uint8))
-        >>> image, target = augment(picture, np.random.default_rng(0))
+        >>> sample = Sample(torch.zeros(3, 60, 80, dtype=torch.uint8),
+        ...                 torch.zeros(60, 80, dtype=torch.uint8))
+        >>> image, target = augment(sample, np.random.default_rng(0))
         >>> image.shape, target.shape
         (torch.Size([3, 512, 512]), torch.Size([512, 512]))
     """
@@ -162,21 +159,21 @@ class Augment:
         self.preprocess = preprocess
         self.ignore_index = ignore_index
 
-    def __call__(self, sample: Sample, chance: Chance) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample: Sample, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return an image, (3, *crop) float32, and its target, (*crop) int64."""
         recipe = self.recipe
-        sample = random_resize(sample, chance, base_size=recipe.base_size, scale=recipe.scale)
+        sample = random_resize(sample, rng, base_size=recipe.base_size, scale=recipe.scale)
         sample = random_crop(
             sample,
-            chance,
+            rng,
             size=recipe.crop,
             max_category_ratio=recipe.max_category_ratio,
             ignore_index=self.ignore_index,
         )
-        sample = random_flip(sample, chance, probability=recipe.flip)
+        sample = random_flip(sample, rng, probability=recipe.flip)
         sample = photometric_distortion(
             sample,
-            chance,
+            rng,
             brightness=recipe.brightness,
             contrast=recipe.contrast,
             saturation=recipe.saturation,
@@ -186,7 +183,7 @@ class Augment:
         height, width = (
             side - own for side, own in zip(recipe.crop, sample.labels.shape, strict=True)
         )
-        # A picture smaller than the crop lies in its middle.
+        # An image smaller than the crop is centred.
         margins = (width // 2, width - width // 2, height // 2, height - height // 2)
         target = F.pad(sample.labels, margins, value=self.ignore_index).long()
         return F.pad(image, margins), target

@@ -115,10 +115,10 @@ def test_training_is_resumed_and_scores_are_written(
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["miou"]) >= 0 for row in rows)
     assert main([*base, *recipe]) == 1
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main([*base, *recipe, "--resume"]) == 0
     assert main([*base, *recipe[:-1], "--resume"]) == 1
-    assert "ema was 0.9, is None" in capsys.readouterr().err
+    assert "ema was 0.9, is null" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_evaluation_equals_the_function_and_writes_each_picture(
     assert "Bicyclist" in out
     assert "mIoU" in out
     assert main(["evaluate", BUILT_IN, "--data", str(tmp_path)]) == 1
-    assert "is not there; a camvid data set is expected as" in capsys.readouterr().err
+    assert "does not exist; a camvid data set is expected as" in capsys.readouterr().err
 
 
 def test_torchrun_spreads_an_evaluation_and_changes_nothing(

@@ -88,10 +88,10 @@ def test_processes_share_each_batch(monkeypatch: pytest.MonkeyPatch, world: int)
 
 
 def test_batch_sizes_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="batch_size is 5, but there are 4 pictures"):
+    with pytest.raises(InputError, match="batch_size is 5, but there are 4 images"):
         EpochBatches(4, recipe(5))
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="batch_size 5 cannot be shared by 2 processes"):
+    with pytest.raises(InputError, match="batch_size 5 is not divisible by the 2 processes"):
         EpochBatches(9, recipe(5))
 
 

@@ -121,10 +121,10 @@ def test_scores_of_each_picture_come_in_the_data_set_s_order(dataset: Segmentati
 
 
 def test_classes_have_to_be_the_network_s(dataset: SegmentationDataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"knows the 4 classes of 4 classes, .* has the 3 of"):
+    with pytest.raises(InputError, match=r"predicts the 4 classes of 4 classes, .* has the 3 of"):
         evaluate(tiny.network(LabelSet.generic(4)), dataset)
     other = replace(dataset.label_set, names=("box", "ground", "bar"))
-    with pytest.raises(InputError, match="evaluate it on its own data set"):
+    with pytest.raises(InputError, match="evaluate the model on its own data set"):
         evaluate(tiny.network(other), dataset)
     # Of a network with generic names, only the number of classes is known.
     known = evaluate(tiny.network(dataset.label_set), dataset)

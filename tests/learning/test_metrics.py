@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from isanet_zoo import InputError, SegmentationMetrics
 from tests import reference
+from tests.learning import tiny
 
 
 def random_maps(seed: int, num_classes: int, ignored: float) -> list[NDArray[np.int64]]:
@@ -106,12 +107,22 @@ def test_rows_are_targets_and_columns_predictions() -> None:
     np.testing.assert_array_equal(metrics.confusion, [[0, 0, 2], [0, 0, 0], [0, 0, 0]])
 
 
-def test_table_names_the_classes() -> None:
-    metrics = SegmentationMetrics(2, classes=("sky", "road"))
-    metrics.update(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 255]))
-    rows = [line.split() for line in metrics.compute().table().splitlines()]
-    assert rows[:3] == [["sky", "50.00"], ["road", "50.00"], ["mIoU", "50.00"]]
-    assert rows[3] == ["pixel", "accuracy", "66.67"]
+def test_table_names_classes_and_how_many_miou_is_the_mean_of() -> None:
+    metrics = SegmentationMetrics(4, classes=("sky", "road", "car", "mIoU"))
+    metrics.update(np.array([0, 1, 1, 1, 2]), np.array([0, 0, 1, 255, 1]))
+    scores = metrics.compute()
+    rows = [line.rsplit(maxsplit=1) for line in scores.table().splitlines()]
+    assert [(name.strip(), value) for name, value in rows] == [
+        ("sky", "50.00"),
+        ("road", "33.33"),
+        ("car (no pixel in the masks)", "0.00"),
+        ("mIoU (no pixel in the masks)", "nan"),
+        ("mIoU (mean of 3 of 4 classes)", "27.78"),
+        ("pixel accuracy", "50.00"),
+        ("mean accuracy", "50.00"),
+    ]
+    assert scores.absent == ("car", "mIoU")
+    assert scores.classes_evaluated == 3
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,8 @@ def test_table_names_the_classes() -> None:
         (np.array([3]), np.array([0]), r"prediction has ids 3\.\.3, expected 0\.\.2"),
         (np.array([0]), np.array([7]), r"target has ids 7\.\.7"),
         (np.array([0, 0]), np.array([-1, 1]), r"target has ids -1\.\.1"),
+        (np.array([0.5]), np.array([0]), r"contain class ids, got torch\.float64; pass integers"),
+        (np.array([0]), torch.zeros(1), r"contain class ids, got torch\.float32"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused_and_not_counted(
@@ -140,7 +153,7 @@ def test_names_have_to_fit() -> None:
 
 
 def count_on_one_process(rank: int, folder: str) -> None:
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    tiny.join_group(rank, folder)
     metrics = SegmentationMetrics(6)
     metrics.update(*random_maps(rank, 6, 0.3))
     metrics.all_reduce()
@@ -149,8 +162,7 @@ def count_on_one_process(rank: int, folder: str) -> None:
 
 
 def test_all_processes_have_the_sum(tmp_path: Path) -> None:
-    spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(count_on_one_process, (str(tmp_path),), nprocs=2)
+    tiny.run(count_on_one_process, str(tmp_path), processes=2)
     together = SegmentationMetrics(6)
     for rank in range(2):
         together.update(*random_maps(rank, 6, 0.3))

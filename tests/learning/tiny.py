@@ -106,7 +106,7 @@ def batch(seed: int = 0, count: int = 4) -> tuple[Tensor, Tensor]:
 def start(function: Callable[..., None], *args: object, processes: int) -> Any:
     """Start processes that call `function(rank, *args)`; join them with `.join()`."""
     # A server that has imported everything forks them; it has made no threads that would be lost.
-    multiprocessing.set_forkserver_preload(["isanet_zoo.learning.training", "pytest"])
+    multiprocessing.set_forkserver_preload(["isanet_zoo.learning.run", "pytest"])
     launch: Any = torch.multiprocessing.start_processes  # type: ignore[attr-defined]
     return launch(function, args, nprocs=processes, join=False, start_method="forkserver")
 

@@ -15,8 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import hash_file
-from isanet_zoo.weights.containers import read_safetensors
-from isanet_zoo.weights.headers import DTYPES
+from isanet_zoo.weights.containers import DTYPES, read_safetensors
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -70,7 +69,7 @@ def test_read_safetensors_equals_the_library_and_hashes_the_file(
         ({"a": None}, b"", "its header is invalid"),
         ({"a": ENTRY | {"data_offsets": None}}, bytes(8), "leave gaps"),
         ({"__metadata__": {"a": 1}}, b"", "not text"),
-        ({"__metadata__": 1}, b"", "not text"),
+        ({"__metadata__": 1}, b"", "its header is invalid"),
         (b'{"a": 1, "a": 1}', b"", "the same key twice"),
         (b'{"a": ' + b"[" * 100_000, b"", "its header is invalid"),
         (b'{"a": ' + b"1" * 100_000 + b"}", b"", "truncated or damaged"),

@@ -1,0 +1,216 @@
+"""Training runs: batches, steps, and evaluation and saving after every epoch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from isanet_zoo.engines.engine import Device, resolve_device
+from isanet_zoo.errors import InputError
+from isanet_zoo.learning import distributed
+from isanet_zoo.learning.batches import Augmented, EpochBatches, read_batches
+from isanet_zoo.learning.data import SegmentationDataset
+from isanet_zoo.learning.evaluation import evaluate
+from isanet_zoo.learning.losses import balanced_weights
+from isanet_zoo.learning.mask_check import Progress, check_masks
+from isanet_zoo.learning.run_folder import Epoch, RunFolder
+from isanet_zoo.learning.trainer import MAX_SEED, Trainer, check_batch
+from isanet_zoo.learning.transforms import Augment
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.records import whole_number
+
+MAX_WORKERS = 256
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Progress of a run, passed to `progress` after each step."""
+
+    step: int  # number of finished steps
+    steps: int  # number of steps of the whole run
+    loss: float  # of the last step
+    lr: float  # learning rate of the encoder in the next step
+    remaining: float  # estimated seconds until the end
+    last: Epoch | None  # the last finished epoch, if any
+
+
+def train(
+    model: ISANet,
+    dataset: SegmentationDataset,
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    validation: SegmentationDataset | None = None,
+    evaluate_every: int = 1,
+    resume: bool = False,
+    seed: int = 0,
+    device: Device | None = None,
+    workers: int = 0,
+    accumulate: int = 1,
+    check: bool = True,
+    check_progress: Progress | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
+) -> Path:
+    """Train a model with a recipe; under `torchrun`, with all its processes.
+
+    Args:
+        model: the network to start from, with an auxiliary head if `recipe.aux_weight` is not 0.
+        dataset: images and masks to train on.
+        recipe: the hyper-parameters.
+        out: folder for weights, state and log; created if necessary.
+        validation: images and masks that choose the best epoch; if None, the last is the best.
+        evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
+        resume: resume the run in `out`. On one process the result is identical to an uninterrupted
+            run. With a recipe of more epochs the run is extended.
+        seed: of order, augmentation and dropout, 0..2^63 - 1.
+        device: where to compute; the model's device if None.
+        workers: number of processes that read images ahead; 0 reads in this process.
+        accumulate: number of chunks per batch (gradient accumulation), to save memory.
+        check: read all masks of both data sets first, see `check_masks`.
+        check_progress: called with (pairs checked, pairs in all) meanwhile.
+        progress: called after each step.
+
+    Returns:
+        The best weights, ``best.safetensors``: ``create_model(name, weights=...)`` loads them.
+
+    Raises:
+        InputError: the classes differ, `out` contains another run or is in use, an image or mask
+            cannot be used, a number is out of range, a file cannot be written, or the loss or a
+            weight is no longer finite.
+        CheckpointError: the state in `out` is damaged, altered or of another network.
+    """
+    seed = whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
+    workers = whole_number("workers", workers, at_least=0, at_most=MAX_WORKERS)
+    accumulate = whole_number("accumulate", accumulate)
+    evaluate_every = whole_number("evaluate_every", evaluate_every)
+    device = resolve_device(device, next(model.parameters()).device)
+    for data in (dataset, validation):
+        _check_classes(model, data)
+    check_batch(model.freeze(*recipe.frozen), recipe, accumulate)
+    batches = EpochBatches(len(dataset), recipe, seed=seed)
+    folder = RunFolder(
+        Path(out), model=model, dataset=dataset, validation=validation, recipe=recipe, seed=seed
+    )
+    with folder.open(resume=resume):
+        trainer = Trainer(
+            model,
+            recipe,
+            steps=batches.steps,
+            class_weights=_check_data(dataset, validation, recipe, check_progress, check=check),
+            device=device,
+            accumulate=accumulate,
+            seed=seed,
+        )
+        if resume:
+            folder.restore(trainer, steps_per_epoch=batches.per_epoch)
+            batches.start = trainer.step
+        try:
+            _run(trainer, folder, batches, workers, evaluate_every, progress)
+        finally:
+            trainer.finish()
+    return folder.best
+
+
+def _run(
+    trainer: Trainer,
+    folder: RunFolder,
+    batches: EpochBatches,
+    workers: int,
+    evaluate_every: int,
+    progress: Callable[[RunProgress], None] | None,
+) -> None:
+    """Train from the trainer's step to the last one."""
+    recipe, validation = folder.recipe, folder.validation
+    if folder.epochs:  # the files of a resumed run may be older than its state
+        _evaluate_and_save(trainer, folder)
+    augment = Augment(
+        recipe, trainer.model.preprocess, ignore_index=folder.dataset.label_set.ignore_index
+    )
+    views = Augmented(folder.dataset, augment, seed=batches.seed)
+    on_cpu, on_cuda = trainer.device.type == "cpu", trainer.device.type == "cuda"
+    start, first = time.monotonic(), trainer.step
+    seconds_before = folder.epochs[-1].seconds if folder.epochs else 0.0
+    losses: list[Tensor] = []
+    for images, target in read_batches(views, batches, workers=workers, pin_memory=on_cuda):
+        lr = trainer.lr
+        loss = trainer.train_step(images, target)
+        losses.append(loss)
+        if progress or on_cpu:  # otherwise, reading the loss would wait for the GPU
+            _check_loss(float(loss), trainer, folder, lr)
+        seconds = time.monotonic() - start
+        if trainer.step % batches.per_epoch == 0:
+            mean = float(torch.stack(losses).mean())
+            losses = []
+            _check_loss(mean, trainer, folder, lr)
+            _check_state(images[:1], trainer, folder, lr)
+            number = trainer.step // batches.per_epoch
+            elapsed = round(seconds_before + seconds, 1)
+            epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None)
+            due = number % evaluate_every == 0 or number == recipe.epochs
+            folder.save_state(trainer, epoch, due=validation is not None and due)
+            _evaluate_and_save(trainer, folder)
+        if progress:
+            remaining = seconds / (trainer.step - first) * (batches.steps - trainer.step)
+            last = folder.epochs[-1] if folder.epochs else None
+            progress(
+                RunProgress(trainer.step, batches.steps, float(loss), trainer.lr, remaining, last)
+            )
+
+
+def _evaluate_and_save(trainer: Trainer, folder: RunFolder) -> None:
+    """Evaluate an epoch whose state is saved, if that is due, and save its weights."""
+    scores = None
+    if folder.due and folder.validation is not None:
+        scores = evaluate(trainer.result, folder.validation, check=False)
+    folder.save_weights(trainer, scores)
+
+
+def _check_loss(loss: float, trainer: Trainer, folder: RunFolder, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise _divergence(f"the loss is {loss}", trainer, folder, lr)
+
+
+def _check_state(images: Tensor, trainer: Trainer, folder: RunFolder, lr: float) -> None:
+    for key in distributed.gather(trainer.find_not_finite(images)):
+        if key:
+            raise _divergence(f"{key} is not finite", trainer, folder, lr)
+
+
+def _divergence(what: str, trainer: Trainer, folder: RunFolder, lr: float) -> InputError:
+    saved = f"{folder.folder} still contains the state and weights of epoch {len(folder.epochs)}"
+    return InputError(
+        f"training diverged: {what} after step {trainer.step} of {trainer.steps} (learning rate "
+        f"{lr:g}); {saved if folder.epochs else 'nothing was saved'}; use a lower lr"
+    )
+
+
+def _check_classes(model: ISANet, dataset: SegmentationDataset | None) -> None:
+    if dataset is not None and dataset.label_set.names != model.label_set.names:
+        raise InputError(
+            f"the model has the classes {', '.join(model.classes)}, {dataset.name} has "
+            f"{', '.join(dataset.label_set.names)}; build the model with the data set's label set"
+        )
+
+
+def _check_data(
+    dataset: SegmentationDataset,
+    validation: SegmentationDataset | None,
+    recipe: Recipe,
+    progress: Progress | None,
+    *,
+    check: bool,
+) -> Tensor | None:
+    """Check the masks, if requested; return the weights of the classes, if the recipe has some."""
+    checked = [dataset] if check or recipe.class_weights is not None else []
+    if check and validation is not None:
+        checked.append(validation)
+    pixels = check_masks(checked, progress=progress)
+    return balanced_weights(pixels[0], recipe.class_weights) if recipe.class_weights else None

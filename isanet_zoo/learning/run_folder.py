@@ -1,0 +1,310 @@
+"""Folder of a training run: its lock, state, weights and log.
+
+::
+
+    state.pt                              state after the last finished epoch
+    last.safetensors, best.safetensors    weights with their description
+    log.csv                               a row per epoch
+
+Every file is written under another name and then renamed. `state.pt` is written before the epoch
+is evaluated, and it alone decides where a run resumes; the other files follow from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import filelock
+import torch
+from torch import Tensor
+
+from isanet_zoo import records
+from isanet_zoo.errors import CheckpointError, InputError, ManifestError
+from isanet_zoo.files import atomic_write, remove_leftovers
+from isanet_zoo.learning import distributed
+from isanet_zoo.learning.data import SegmentationDataset
+from isanet_zoo.learning.metrics import Scores
+from isanet_zoo.learning.trainer import Trainer
+from isanet_zoo.manifest.recipe import Recipe
+from isanet_zoo.manifest.weights import Metric
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.records import Range, Record, Text
+from isanet_zoo.weights.cards import save_model
+from isanet_zoo.weights.containers import State, read_state
+from isanet_zoo.weights.tensors import state_digest
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "single scale, whole image, labels at original size"
+VERSION = 2  # of the state; 1 was a pickle of nested dicts
+LONGEST = 1 << 24  # bytes of JSON in a state
+
+Count = Annotated[int, Range(1, 2**53)]
+
+
+@dataclass(frozen=True)
+class Epoch(Record):
+    """A row of `log.csv`."""
+
+    epoch: Count  # number of finished epochs
+    step: Count  # number of finished steps
+    loss: float  # mean over the steps of the epoch
+    lr: float  # learning rate of the encoder in the next step
+    seconds: float  # time since the start of the run, without pauses, when the epoch was trained
+    miou: float | None  # of the validation images; None if they were not evaluated
+    pixel_accuracy: float | None  # likewise
+
+
+@dataclass(frozen=True)
+class _History(Record):
+    """The part of a state that is not tensors."""
+
+    version: int
+    terms: Annotated[tuple[Annotated[str, Text(LONGEST)], ...], Range(1, 100)]  # "name=JSON"
+    planned: Count  # epochs of the whole run
+    epochs: Annotated[tuple[Epoch, ...], Range(1, 10**6)]  # finished; the last without scores
+    due: bool  # the last epoch is evaluated
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        folder: its path; created by `open`.
+        model: the network.
+        dataset: the images that are trained on.
+        validation: the images that choose the best epoch; if None, the last epoch is the best.
+        recipe: the hyper-parameters.
+        seed: of the run.
+
+    Attributes:
+        epochs: the finished epochs.
+        due: whether the last finished epoch is evaluated.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: ISANet,
+        dataset: SegmentationDataset,
+        validation: SegmentationDataset | None,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self.state, self.log = folder / "state.pt", folder / "log.csv"
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.dataset, self.validation, self.recipe = dataset, validation, recipe
+        terms = {
+            **records.write(recipe),
+            "network": records.write(model.config),
+            "classes": model.classes,
+            "seed": seed,
+            "images": len(dataset),
+            "validation images": None if validation is None else len(validation),
+            "processes": distributed.world_size(),
+        }
+        del terms["epochs"]  # may grow
+        self.terms = {name: json.dumps(value) for name, value in terms.items()}
+        self.epochs: list[Epoch] = []
+        self.due = False
+        self._loaded: State = {}
+
+    @contextlib.contextmanager
+    def open(self, *, resume: bool) -> Iterator[None]:
+        """Create the folder, or read the run in it, and lock it against other processes.
+
+        Raises:
+            InputError: another process trains in the folder, it cannot be written, it contains a
+                run (or, with `resume`, none, or one with other terms).
+            CheckpointError: the state is damaged, altered, of another version or another network.
+        """
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            distributed.run_on_first(lambda: self._acquire(lock, resume=resume))
+            if resume:
+                self._read()
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock, *, resume: bool) -> None:
+        if resume and not self.state.exists():
+            raise InputError(f"{self.folder} contains no run to resume: {self.state} is missing")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                f"another process trains in {self.folder}; choose another folder, or wait for it"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise InputError(f"{self.folder} cannot be the folder of a run: {error}") from error
+        remove_leftovers(self.folder, age=0)
+        files = (self.state, self.last, self.best, self.log)
+        if not resume and (found := [file.name for file in files if file.exists()]):
+            advice = "resume it, or " if self.state.exists() else ""
+            raise InputError(
+                f"{self.folder} already contains a run ({', '.join(found)}); {advice}choose "
+                "another folder"
+            )
+
+    def _read(self) -> None:
+        """Read the state and compare its terms with those of this run."""
+        name = str(self.state)
+        self._loaded = read_state(self.state, name)
+        history = _read_history(self._loaded, name)
+        terms = dict(term.partition("=")[::2] for term in history.terms)
+        changed = {
+            key: f"{key} was {terms.get(key)}, is {value}"
+            for key, value in self.terms.items()
+            if terms.get(key) != value
+        }
+        if self.recipe.epochs < history.planned:
+            changed["epochs"] = f"epochs was {history.planned}, is {self.recipe.epochs}"
+        if changed:
+            kind = CheckpointError if "network" in changed else InputError
+            raise kind(
+                f"{self.folder} contains a run with other terms: {'; '.join(changed.values())}; "
+                f"resume it with its own, or start a new run from its weights: -w {self.last} "
+                "-o ANOTHER_FOLDER"
+            )
+        if self.recipe.epochs > history.planned and distributed.rank() == 0:
+            logger.warning(
+                "the run is extended from %d to %d epochs; its learning rate follows the longer "
+                "schedule from here on",
+                history.planned,
+                self.recipe.epochs,
+            )
+        self.epochs, self.due = list(history.epochs), history.due
+
+    def restore(self, trainer: Trainer, *, steps_per_epoch: int) -> None:
+        """Restore a trainer from the state that `open` has read.
+
+        Raises:
+            CheckpointError: the state is damaged, altered, or of another network.
+        """
+        steps = [steps_per_epoch * (number + 1) for number in range(len(self.epochs))]
+        state, self._loaded = self._loaded, {}
+        step: object = state["step"].tolist()
+        if [epoch.step for epoch in self.epochs] != steps or step != steps[-1]:
+            raise CheckpointError(f"{self.state} is damaged: its epochs do not match its steps")
+        trainer.load_state_dict(state, name=str(self.state))
+
+    def save_state(self, trainer: Trainer, epoch: Epoch, *, due: bool) -> None:
+        """Write the state after an epoch that is still without scores.
+
+        Raises:
+            InputError: the file cannot be written; the state of the epoch before is kept.
+        """
+        self.epochs.append(epoch)
+        self.due = due
+        if distributed.rank() > 0:
+            return
+        terms = tuple(f"{name}={value}" for name, value in self.terms.items())
+        history = _History(VERSION, terms, self.recipe.epochs, tuple(self.epochs), due)
+        state = {key: tensor.cpu() for key, tensor in trainer.state_dict().items()}
+        state["history"] = _as_bytes(json.dumps(records.write(history)))
+        state["digest"] = _as_bytes(state_digest(state))
+        with _writing(self.state) as temporary:
+            torch.save(state, temporary)
+
+    def save_weights(self, trainer: Trainer, scores: Scores | None) -> None:
+        """Write the weights and the log after an epoch.
+
+        Args:
+            trainer: the trainer.
+            scores: of the validation images; None if they were not evaluated.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        best = max((epoch.miou for epoch in self.epochs[:-1] if epoch.miou is not None), default=-1)
+        is_best, metrics = self.validation is None, []
+        if scores is not None and self.validation is not None:
+            is_best, miou = scores.miou > best, 100 * scores.miou
+            metrics = [
+                Metric(
+                    "mIoU", miou, self.validation.name, (1.0,), False, PROTOCOL, "isanet_zoo", miou
+                )
+            ]
+            self.epochs[-1] = replace(
+                self.epochs[-1], miou=scores.miou, pixel_accuracy=scores.pixel_accuracy
+            )
+        if distributed.rank() > 0:
+            return
+        for path in (self.last, self.best) if is_best else (self.last,):
+            save_model(
+                trainer.result,
+                path,
+                dataset=self.dataset.name,
+                recipe=self.recipe,
+                metrics=metrics,
+            )
+        with _writing(self.log) as temporary:
+            temporary.write_text(_as_csv(self.epochs), "utf-8")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that replaces `path`; convert errors to `InputError`."""
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except (OSError, RuntimeError) as error:  # `torch.save` raises RuntimeError
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be written: {reason}; the run can be resumed from its last epoch"
+        ) from error
+
+
+def _read_history(state: State, name: str) -> _History:
+    """Take the history and the digest out of a state, and check both.
+
+    Raises:
+        CheckpointError: the state is damaged, altered, or of another version.
+    """
+    if not {"history", "digest", "step"} <= state.keys():
+        raise CheckpointError(
+            f"{name} is not a training state of this version of isanet_zoo; start a new run from "
+            "the weights beside it"
+        )
+    if _as_text(state.pop("digest")) != state_digest(state):
+        raise CheckpointError(f"{name} was altered: its digest is another")
+    try:
+        text = _as_text(state.pop("history"))
+        history = records.read(_History, records.parse(text, name, longest=LONGEST), name)
+    except ManifestError as error:
+        raise CheckpointError(f"{name} is damaged: {error}") from error
+    if history.version != VERSION:
+        raise CheckpointError(f"{name} has version {history.version}, expected {VERSION}")
+    return history
+
+
+def _as_bytes(text: str) -> Tensor:
+    """Return ASCII text as (N,) uint8."""
+    return torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+
+
+def _as_text(codes: Tensor) -> str:
+    """Return the text of `_as_bytes`; other tensors result in some other text."""
+    return bytes(codes.flatten().to(torch.uint8).numpy()).decode("ascii", "replace")
+
+
+def _as_csv(epochs: list[Epoch]) -> str:
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(field.name for field in fields(Epoch))
+    rows.writerows(
+        ["" if value is None else value for value in asdict(epoch).values()] for epoch in epochs
+    )
+    return table.getvalue()
