@@ -30,7 +30,7 @@ from isanet_zoo.weights.sources import (
 
 if TYPE_CHECKING:  # these import torch; a cached or missing file needs none
     from isanet_zoo.weights.checkpoints import Checkpoint
-    from isanet_zoo.weights.containers import State
+    from isanet_zoo.weights.stored import State
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def read_published(weights: Weights, path: Path, fetched: Fetched) -> tuple[Stat
         )
     if mismatch := difference(weights, fetched.sha256, fetched.size):
         raise IntegrityError(mismatch)  # before any of it is parsed
-    state = load_checkpoint(path, weights.network, exact=True, called=weights.filename).state
+    state = load_checkpoint(path, weights.network, exact=True, name=weights.filename).state
     digest = state_digest(state)
     if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
         raise IntegrityError(mismatch)

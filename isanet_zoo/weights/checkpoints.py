@@ -1,7 +1,7 @@
-"""From a published checkpoint to a checked state dict in this library's names.
+"""Published and users' checkpoints as checked state dicts under this library's names.
 
-A file is compared, tensor by tensor, with the network that it claims to be for, and then translated
-to this library's names. Errors name keys as the file does.
+Types and shapes are compared with the network's before any tensor is read; then values are checked
+and keys are translated. Errors name keys as the file does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +20,23 @@ from isanet_zoo.errors import CheckpointError
 from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.weights.containers import State, list_keys, read_state
+from isanet_zoo.weights.containers import open_weights
 from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, ZOO, Layout
-from isanet_zoo.weights.tensors import Spec, check, spec_of, widen
+from isanet_zoo.weights.state_dicts import find_state
+from isanet_zoo.weights.stored import State
+from isanet_zoo.weights.tensors import (
+    Spec,
+    check_values,
+    compare,
+    list_keys,
+    spec_of,
+    widen,
+    widen_spec,
+)
 
 
 class Checkpoint(NamedTuple):
-    """A file that passed every check: its tensors under our names, and the network they are for."""
+    """Tensors that passed every check, under this library's names, and their network and layout."""
 
     state: State
     network: NetworkConfig
@@ -35,16 +45,16 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading weights into a network did.
+    """Outcome of loading weights into a network.
 
     Attributes:
         source: the file that was read.
         family: whose names the file's tensors have; ``"zoo"`` for this library's.
         trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md); or ``"local"``
             for a file or folder, and ``"hub"`` for a repository, that the user named.
-        fresh: parameters that the file could not give, so that they start from scratch.
+        fresh: parameters that are not in the file and were initialised.
         adapted: parameters that were changed to fit other input channels.
-        unused: tensors of the file that this network has no place for (the auxiliary head's).
+        unused: tensors of the file that the network has no place for (the auxiliary head's).
     """
 
     source: Path
@@ -67,107 +77,137 @@ def load_checkpoint(
     networks: NetworkConfig | Mapping[str, NetworkConfig],
     *,
     exact: bool = False,
-    called: str | None = None,
+    name: str | None = None,
 ) -> Checkpoint:
     """Read a weight file of any known layout, check all of it, and translate it.
 
-    Files in this library's own layout may store 16-bit floats, which become float32.
+    Files in this library's layout may store 16-bit floats, which become float32. Types and shapes
+    are compared before any tensor is read.
 
     Args:
-        path: a ``.safetensors`` file, or a checkpoint that torch or Paddle wrote.
-        networks: the network that it is meant for; or that of each family it may be from.
-        exact: insist on this very network with its auxiliary head, as for a published file.
-            Otherwise the file may be for other class and channel counts (the returned network says
-            which), and may lack the auxiliary head as a whole.
-        called: what errors call the file; its path if None.
+        path: a ``.safetensors`` file, or a checkpoint of torch or Paddle.
+        networks: the network that it is for; or that of each family that it may be from.
+        exact: require this network with its auxiliary head, as for a published file. Otherwise
+            the file may have other class and channel counts, which the returned network has, and
+            may lack the auxiliary head as a whole.
+        name: name of the file in error messages; its path if None.
+
+    Returns:
+        The tensors; each owns its memory.
 
     Raises:
-        CheckpointError: the file is damaged, is no checkpoint, is not safe to unpickle, is from a
-            family without a network here, lacks or adds a tensor, or holds one of another type or
-            shape, a value that is not finite, or a negative variance. The keys are named as the
-            file names them.
+        CheckpointError: the file is damaged, is not a checkpoint, is not safe to read, is from a
+            family without a network here, lacks or adds a tensor, or has one of another type or
+            shape, a value that is not finite, or a negative variance. Keys are those of the file.
     """
-    called = called or str(path)
-    with torch.device("cpu"):  # whatever torch's default device is at the moment
-        state = read_state(Path(path), called)
-    return check_state(state, networks, called, exact=exact)
+    name = name or str(path)
+    with open_weights(Path(path), name) as file:
+        stored = find_state(file, [layout.marker for layout in LAYOUTS])
+        specs = {key: spec_of(tensor) for key, tensor in stored.items()}
+        network, layout = _match(specs, networks, name, exact=exact)
+        state = file.read(stored)
+    return _finish(state, network, layout, name)
 
 
 def check_state(
     state: State,
     networks: NetworkConfig | Mapping[str, NetworkConfig],
-    called: str,
+    name: str,
     *,
     exact: bool = False,
 ) -> Checkpoint:
-    """Check the tensors of a file and translate them; see `load_checkpoint`."""
-    layout = _recognise(state, networks, called)
+    """Check the tensors of a file that was read, and translate them; see `load_checkpoint`."""
+    specs = {key: spec_of(tensor) for key, tensor in state.items()}
+    network, layout = _match(specs, networks, name, exact=exact)
+    return _finish(state, network, layout, name)
+
+
+def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Load a file with timm's names, such as ImageNet weights, into a network's encoder.
+
+    Args:
+        model: the network; its encoder is changed in place.
+        path: a ``.safetensors`` file, or a checkpoint of torch.
+
+    Returns:
+        Keys of the file that the encoder has no place for, such as a classifier's.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or lacks one of the encoder's tensors.
+    """
+    expected = {key: spec_of(tensor) for key, tensor in model.backbone.state_dict().items()}
+    with open_weights(Path(path), str(path)) as file:
+        stored = find_state(file, [max(expected, key=len)])
+        known = {key: tensor for key, tensor in stored.items() if key in expected}
+        compare({key: spec_of(tensor) for key, tensor in known.items()}, expected, str(path))
+        state = file.read(known)
+    check_values(state, str(path))
+    model.backbone.load_state_dict(state)
+    return tuple(key for key in stored if key not in expected)
+
+
+def _match(
+    specs: Mapping[str, Spec],
+    networks: NetworkConfig | Mapping[str, NetworkConfig],
+    name: str,
+    *,
+    exact: bool,
+) -> tuple[NetworkConfig, Layout]:
+    """Return the network and the layout whose types and shapes these are."""
+    layout = _recognise(specs, networks, name)
     if isinstance(networks, NetworkConfig):
         network = networks
     elif layout.family in networks:
         network = networks[layout.family]
     else:
         raise CheckpointError(
-            f"{called} is a file of {layout.family}, which has published no such model; "
+            f"{name} is a file of {layout.family}, which has published no such model; "
             f"it can be one of {', '.join(networks)}"
         )
     if layout is ZOO:  # may store less than it computes with
-        state = widen(state)
+        specs = {key: widen_spec(spec) for key, spec in specs.items()}
     aux = True
     if not exact:
-        network = _as_in_file(state, network, layout)
-        aux = any(layout.ours(key).startswith("aux_head.") for key in state)
+        network = _as_in_file(specs, network, layout)
+        aux = any(layout.ours(key).startswith("aux_head.") for key in specs)
     expected = {
         layout.theirs(key): spec
         for key, spec in structure(network, aux_loss=aux).items()
         if layout.counts or not key.endswith(COUNTER)
     }
-    check(state, expected, called)
+    compare(specs, expected, name)
+    return network, layout
+
+
+def _finish(state: State, network: NetworkConfig, layout: Layout, name: str) -> Checkpoint:
+    """Check the values and translate the tensors."""
+    if layout is ZOO:
+        state = widen(state)
+    check_values(state, name)
     return Checkpoint(layout.translate(state), network, layout)
 
 
-def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Start a network's encoder from a file with timm's names, such as ImageNet weights.
-
-    Args:
-        model: the network; its encoder is changed in place.
-        path: a ``.safetensors`` file, or one that torch wrote.
-
-    Returns:
-        The file's tensors that the encoder has no place for, such as a classifier.
-
-    Raises:
-        CheckpointError: the file cannot be read safely, or lacks one of the encoder's tensors.
-    """
-    state = read_state(Path(path), str(path))
-    expected = {key: spec_of(tensor) for key, tensor in model.backbone.state_dict().items()}
-    known = {key: tensor for key, tensor in state.items() if key in expected}
-    check(known, expected, str(path))
-    model.backbone.load_state_dict(known)
-    return tuple(key for key in state if key not in expected)
-
-
 def _recognise(
-    state: State, networks: NetworkConfig | Mapping[str, NetworkConfig], called: str
+    keys: Iterable[str], networks: NetworkConfig | Mapping[str, NetworkConfig], name: str
 ) -> Layout:
     """Return the layout of a file; of families that share names, one that has a network."""
-    found = [o for o in LAYOUTS if any(key.startswith(o.marker) for key in state)]
+    found = [o for o in LAYOUTS if any(key.startswith(o.marker) for key in keys)]
     families = () if isinstance(networks, NetworkConfig) else networks
     for layout in (*(o for o in found if o.family in families), *found):
         return layout
     raise CheckpointError(
-        f"{called} is no ISANet checkpoint of a known layout "
-        f"({', '.join(layout.family for layout in LAYOUTS)}); it holds {list_keys(state)}"
+        f"{name} is not an ISANet checkpoint of a known layout "
+        f"({', '.join(layout.family for layout in LAYOUTS)}); its keys are {list_keys(keys)}"
     )
 
 
-def _as_in_file(state: State, network: NetworkConfig, layout: Layout) -> NetworkConfig:
-    """Return `network` with the class and channel counts, and the head, that the file shows."""
-    classifier = state.get(layout.theirs("head.classifier.weight"))
-    stem = state.get(layout.theirs(first_convolution(network)))
-    if classifier is not None and classifier.ndim == 4 and classifier.numel():
+def _as_in_file(specs: Mapping[str, Spec], network: NetworkConfig, layout: Layout) -> NetworkConfig:
+    """Return `network` with the class and channel counts, and the head, of a file."""
+    classifier = specs.get(layout.theirs("head.classifier.weight"))
+    stem = specs.get(layout.theirs(first_convolution(network)))
+    if classifier is not None and len(classifier.shape) == 4 and 0 not in classifier.shape:
         network = replace(network, num_classes=classifier.shape[0])
-    if stem is not None and stem.ndim == 4 and stem.numel():
+    if stem is not None and len(stem.shape) == 4 and 0 not in stem.shape:
         network = replace(network, in_chans=stem.shape[1])
     head = replace(network.head, **dict(layout.head))  # type: ignore[arg-type]
     return replace(network, head=head)
@@ -183,18 +223,17 @@ def _skeleton(network: NetworkConfig, aux_loss: bool) -> ISANet:
             aux_loss=aux_loss,
             head=network.head,
         )
-    return skeleton.float()  # whatever torch's default type is at the moment
+    return skeleton.float()  # independent of torch's default type
 
 
 def structure(network: NetworkConfig, *, aux_loss: bool) -> dict[str, Spec]:
     """Return the type and shape of every tensor in a network's state dict."""
-    return {
-        key: spec_of(tensor) for key, tensor in _skeleton(network, aux_loss).state_dict().items()
-    }
+    state = _skeleton(network, aux_loss).state_dict()
+    return {key: spec_of(tensor) for key, tensor in state.items()}
 
 
 def first_convolution(network: NetworkConfig) -> str:
-    """Return the key of the parameter that sees the input."""
+    """Return the key of the weight of the first convolution."""
     return f"backbone.{backbones.first_convolution(_skeleton(network, False).backbone)}"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from isanet_zoo.weights.containers import State
+from isanet_zoo.weights.stored import State
 
 COUNTER = "num_batches_tracked"  # of every norm, in the families that count
 

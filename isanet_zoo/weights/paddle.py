@@ -1,100 +1,66 @@
-"""Paddle's weight files: a pickled dict of NumPy arrays, read without running anything.
-
-A pickle is a program; the unpickler here admits the four callables that a NumPy array is written
-with, and of these only what plain numbers need.
-"""
+"""Arrays of Paddle's weight files, which are pickled dicts of NumPy arrays."""
 
 from __future__ import annotations
 
-import io
-import pickle
-from pathlib import Path
-from typing import Any
+import itertools
+import math
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from isanet_zoo.errors import CheckpointError
+from isanet_zoo.weights.pickles import Inert, Span
+from isanet_zoo.weights.stored import Stored, is_shape
 
-NAMES = "StructuredToParameterName@@"  # Paddle's own names of the parameters, of no use here
+RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
-ARRAY = "ndarray"  # stands for the class, which must not be called
-
-
-class _ForeignError(Exception):
-    """A pickle asks for something that numbers do not need."""
-
-
-def _reconstruct(kind: object, shape: object, code: object) -> np.ndarray[Any, Any]:
-    if kind is not ARRAY:
-        raise _ForeignError(f"an array of type {kind!r}")
-    return np.empty(0, np.float32)  # its state follows, with type, shape and bytes
-
-
-def _dtype(code: object, *_: object) -> np.dtype[Any]:
-    text = code.decode("ascii", "replace") if isinstance(code, bytes) else str(code)
-    if text.lstrip("<>|=") not in {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}:
-        raise _ForeignError(f"numbers of type {text!r}")
-    return np.dtype(text)
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise _ForeignError(f"the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): ARRAY,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
+DTYPES = {
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise _ForeignError(f"{module}.{name}")
-        return ADMITTED[module, name]
-
-    def persistent_load(self, pid: object) -> Any:
-        raise _ForeignError(f"the object {pid!r} from elsewhere")
-
-
-def read_arrays(path: Path, called: str) -> dict[str, Tensor]:
-    """Read a pickled dict of arrays as tensors.
-
-    Args:
-        path: the file.
-        called: what errors call it.
-
-    Raises:
-        CheckpointError: the pickle asks for anything but arrays (nothing of it is run then), is
-            damaged, or holds something else.
-    """
-    try:
-        content = _Unpickler(io.BytesIO(path.read_bytes())).load()
-    except _ForeignError as error:
-        raise CheckpointError(
-            f"{called} is not safe: its pickle asks for {error}, and weights need no code; "
-            "nothing of it was run. Do not load it with other tools either"
-        ) from error
-    except Exception as error:  # the bytes of a damaged file can make the unpickler raise anything
-        raise CheckpointError(
-            f"{called} is truncated or damaged: {error}; fetch it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{called} holds no state dict but a {type(content).__name__}")
-    content.pop(NAMES, None)
-    strange = [k for k, v in content.items() if not (isinstance(k, str) and _is_array(v))]
-    if strange or not content:
-        names = ", ".join(map(repr, strange[:10])) or "nothing"
-        raise CheckpointError(f"{called} holds no state dict: {names} in it is no array of numbers")
-    return {key: torch.from_numpy(array.copy()) for key, array in content.items()}
+def find_array(value: object) -> Stored | None:
+    """Return the array of numbers that a pickled value stands for; None for other values."""
+    if not isinstance(value, Inert) or value.function not in RECONSTRUCT:
+        return None
+    match value.state:
+        case (int(), tuple(shape), Inert() as kind, bool(fortran), content):
+            dtype, source = _dtype(kind), _source(content)
+        case _:
+            return None
+    if dtype is None or source is None or not is_shape(shape):
+        return None
+    length = source.length if isinstance(source, Span) else len(source)
+    longest = 2 if isinstance(source, Span) and source.is_text else 1  # bytes per letter in UTF-8
+    size = math.prod(shape) * dtype.itemsize
+    if not size <= length <= longest * size:
+        return None
+    steps = itertools.accumulate(shape[:-1], int.__mul__, initial=1)
+    return Stored(dtype, shape, source, tuple(steps)[: len(shape)] if fortran else None)
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.isnative
+def _dtype(kind: Inert) -> torch.dtype | None:
+    """Return the type of a pickled `numpy.dtype` with the byte order of PCs."""
+    match kind.args, kind.state:
+        case (str(text), *_), (_, "<" | "|" | "=", *_) if kind.function == "numpy.dtype":
+            return DTYPES.get(text.lstrip("<|="))
+    return None
+
+
+def _source(content: object) -> bytes | Span | None:
+    """Return the bytes of an array: as they are, or as text, which protocol 2 needs."""
+    if isinstance(content, Inert) and content.function == "_codecs.encode":
+        content = content.args[0] if content.args else None
+        if isinstance(content, Span):
+            return content
+    elif isinstance(content, Span) and content.is_text:
+        return None
+    if isinstance(content, str):
+        return content.encode("latin-1") if max(content, default="") < "\u0100" else None
+    return content if isinstance(content, (bytes, Span)) else None

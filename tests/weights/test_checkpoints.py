@@ -19,7 +19,7 @@ from torch import Tensor
 
 from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
 from isanet_zoo.manifest.lookup import load_manifest
-from isanet_zoo.weights import checkpoints, containers, tensors
+from isanet_zoo.weights import checkpoints, tensors
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
@@ -186,7 +186,7 @@ def test_foreign_global_is_named_and_nothing_of_it_runs(
     trace, path = tmp_path / "trace", tmp_path / "evil.pth"
     content = {"model": tiny_zoo.state, "extra": Evil(trace)}
     torch.save(content, path, _use_new_zipfile_serialization=as_zip)
-    with pytest.raises(CheckpointError, match=r"asks for posix\.system"):
+    with pytest.raises(CheckpointError, match=r"refers to posix\.system"):
         load(path)
     assert not trace.exists()
 
@@ -228,7 +228,7 @@ def test_damaged_byte_never_raises_anything_but_checkpoint_error(
         content[int(position * len(content))] = byte
         path.write_bytes(content)
         with contextlib.suppress(CheckpointError):
-            containers.read_state(path, str(path))
+            checkpoints.load_checkpoint(path, TINY_NETWORK)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
@@ -252,7 +252,7 @@ def test_truncated_safetensors_file_is_called_truncated(
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
             "a git-lfs pointer",
         ),
-        (b"once upon a time", "no weight file"),
+        (b"once upon a time", "not a weight file"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -268,11 +268,8 @@ def test_other_files_are_called_what_they_are(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({}, "an empty dict"),
         ([torch.zeros(1)], "a list"),
-        (torch.zeros(3), "a Tensor"),
-        ({"epoch": 3, "lr": 0.1}, "epoch, lr are no \\(plain\\) tensors"),
-        ({"fc.weight": torch.zeros(3)}, "no ISANet checkpoint of a known layout"),
+        ({"fc.weight": torch.zeros(3)}, r"not an ISANet checkpoint .*its keys are fc\.weight"),
     ],
 )
 def test_torch_file_without_this_network_is_refused(

@@ -15,7 +15,8 @@ from hypothesis import given, settings, strategies as st
 
 from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import hash_file
-from isanet_zoo.weights.containers import DTYPES, read_safetensors
+from isanet_zoo.weights.containers import read_safetensors, read_state
+from isanet_zoo.weights.headers import DTYPES
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -69,7 +70,7 @@ def test_read_safetensors_equals_the_library_and_hashes_the_file(
         ({"a": None}, b"", "its header is invalid"),
         ({"a": ENTRY | {"data_offsets": None}}, bytes(8), "leave gaps"),
         ({"__metadata__": {"a": 1}}, b"", "not text"),
-        ({"__metadata__": 1}, b"", "its header is invalid"),
+        ({"__metadata__": 1}, b"", "not text"),
         (b'{"a": 1, "a": 1}', b"", "the same key twice"),
         (b'{"a": ' + b"[" * 100_000, b"", "its header is invalid"),
         (b'{"a": ' + b"1" * 100_000 + b"}", b"", "truncated or damaged"),
@@ -85,6 +86,30 @@ def test_read_safetensors_with_wrong_header_is_refused(
         read_safetensors(path, "x")
     with pytest.raises((safetensors.SafetensorError, KeyError, ValueError, RuntimeError)):
         safetensors.torch.load_file(path)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_read_state_reads_one_dict_of_tensors_and_nothing_else(
+    as_zip: bool, tmp_path: Path
+) -> None:
+    path, tensors = tmp_path / "state.pt", {"a": torch.arange(3), "b.c": torch.ones(2, 2)}
+
+    def save(content: object) -> None:
+        torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+
+    save(tensors)
+    found = read_state(path, "state.pt")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    for other in (tensors | {"c": 1}, tensors | {3: torch.ones(1)}, {"a": tensors}):
+        save(other)
+        with pytest.raises(CheckpointError, match=r"state\.pt has other content than tensors"):
+            read_state(path, "state.pt")
+    empties: list[object] = [{}, [torch.ones(1)], torch.ones(1)]
+    for empty in empties:
+        save(empty)
+        with pytest.raises(CheckpointError, match=r"state\.pt has no dict of tensors"):
+            read_state(path, "state.pt")
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6, 10**9, 2**63, 2**64 - 1])
