@@ -13,7 +13,7 @@ import torch
 from isanet_zoo.manifest import lookup
 from isanet_zoo.manifest.config import HeadConfig, NetworkConfig
 from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.weights import checkpoints
+from isanet_zoo.weights import checkpoints, sources
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 
@@ -21,6 +21,7 @@ from tests import reference
 @pytest.fixture(autouse=True)
 def _private_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the user's cache, mirrors and network."""
+    monkeypatch.setattr(sources, "_unreachable", set())
     monkeypatch.setenv("ISANET_ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
     monkeypatch.delenv("ISANET_ZOO_MIRROR", raising=False)

@@ -130,8 +130,8 @@ def test_entries_say_what_their_publisher_said(name: str) -> None:
     if weights.family == "mmseg":
         assert weights.filename.endswith(f"-{weights.sha256_prefix}.pth")
         assert [source.split("/")[2] for source in weights.sources] == [
-            "download.openmmlab.com",
             "mmassets.onedl.ai",
+            "download.openmmlab.com",
         ]
         assert all(source.endswith(f"/{weights.filename}") for source in weights.sources)
         assert weights.trust == "verified"
@@ -144,6 +144,12 @@ def test_entries_say_what_their_publisher_said(name: str) -> None:
         assert weights.network.head.resize == ("corners" if corners else "asymmetric")
         assert weights.preprocess.pad == ((512, 512) if corners else (1025, 2049))
         assert weights.trust == "unverified"
+        hosts = ("bj.bcebos.com/paddleseg", "paddleseg.bj.bcebos.com")
+        paths = {
+            s.removeprefix(f"https://{h}/") for s, h in zip(weights.sources, hosts, strict=True)
+        }
+        (path,) = paths
+        assert path.startswith("dygraph/")
 
 
 def test_bpkd_entries_equal_the_publisher_s_table() -> None:

@@ -18,6 +18,12 @@ from isanet_zoo.manifest.lookup import get_weights, list_models, manifest_path
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.version import __version__
 
+COLUMNS = (
+    *("name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust"),
+    "commercial use",
+)
+OPTIONAL = ("teacher", "resize", "pad", "window", "stride", "hub")
+
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `list`."""
@@ -35,9 +41,7 @@ def list_run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([_summary(name) for name in names])
         return 0
-    rows: list[Sequence[object]] = [
-        ("name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust")
-    ]
+    rows: list[Sequence[object]] = [COLUMNS]
     for name in sorted(names, key=lambda name: (get_weights(name).model, name)):
         weights = get_weights(name)
         rows.append(
@@ -51,6 +55,7 @@ def list_run(options: argparse.Namespace) -> int:
                 _format_miou(weights.miou),
                 _format_miou(weights.miou_multi_scale),
                 _format_trust(weights),
+                "yes" if weights.commercial_use else "no",
             )
         )
     if options.markdown:
@@ -74,6 +79,8 @@ def info_run(options: argparse.Namespace) -> int:
         return 0
     labels = summary.pop("label_set")
     summary["classes"] = ", ".join(name.split(",")[0] for name in labels["names"])
+    for fields in (summary, summary["preprocess"]):  # of these, None does not mean unknown
+        fields |= {name: "none" for name in OPTIONAL if fields.get(name, "") is None}
     print_tree(summary)
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +17,8 @@ from isanet_zoo.records import Range, Record, Sha256, Text
 
 if TYPE_CHECKING:
     from isanet_zoo.imaging.preprocess import Transforms
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = "package:"  # prefix of sources inside this package
 
@@ -71,6 +75,7 @@ class Links(Record):
 
     paper: str
     repository: str
+    code: str | None  # the publisher's implementation of the network
     config: str | None
     log: str | None
     former_url: str | None
@@ -123,13 +128,19 @@ class Weights(Record):
     crop: tuple[int, int]  # (height, width) of the network's input in training
     schedule: str  # length of the training
     training: Recipe | None  # None where it is not known as a whole
+    pretraining: str | None  # of the encoder; None where it is not known
+    method: Literal["plain", "SKDS", "IFVD", "CIRKD", "CWD", "BPKD"]  # plain: not distilled
+    teacher: str | None  # the weights that these were distilled from
     licence: Licence
+    commercial_use: bool  # whether the licence of the weights permits it
     links: Links
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hub and None in (self.sha256, self.size, self.state_digest):
             raise InputError(f"{self.name}: hub is given, but sha256, size or state_digest not")
+        if (self.method == "plain") != (self.teacher is None):
+            raise InputError(f"{self.name}: method is {self.method}, teacher is {self.teacher}")
 
     @property
     def num_classes(self) -> int:
@@ -196,3 +207,16 @@ class Weights(Record):
         from isanet_zoo.imaging.preprocess import Transforms  # needs torch; this module does not
 
         return Transforms(self.preprocess)
+
+    def log_terms(self) -> None:
+        """Log the licence of weights that are not for commercial use, once per process.
+
+        The package has a notice of its own for the weights in it.
+        """
+        if not self.commercial_use and not self.packaged:
+            _log_once(f"{self.name}: no commercial use; licence: {self.licence.weights}")
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.warning(message)

@@ -25,6 +25,7 @@ from isanet_zoo.weights.sources import (
     find_sources,
     largest_size,
     not_fetched,
+    note_failure,
     progress_bar,
 )
 
@@ -56,7 +57,9 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
         DownloadError: no source has an acceptable file, or the cache cannot be used. Its `tried`
             lists each source with its `SourceError`, `IntegrityError` or `CheckpointError`.
     """
-    return acquire(get_weights(name), force=force, progress=progress)
+    weights = get_weights(name)
+    weights.log_terms()
+    return acquire(weights, force=force, progress=progress)
 
 
 def acquire(
@@ -97,6 +100,7 @@ def load_published(weights: Weights, *, progress: bool = True) -> tuple[Checkpoi
     """
     from isanet_zoo.weights.checkpoints import check_state
 
+    weights.log_terms()
     path, trust = weights.path(), weights.trust
     with usable_cache():
         file = read_undamaged(weights, path)
@@ -153,6 +157,7 @@ def _fill(
                 return
             except (SourceError, OfflineError, CheckpointError, IntegrityError) as error:
                 tried.append((source, error))
+                note_failure(source, error)
     raise not_fetched(weights, tried, by_hand)
 
 

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from isanet_zoo.cache import offline
-from isanet_zoo.errors import DownloadError, OfflineError, printable
+from isanet_zoo.errors import DownloadError, OfflineError, SourceError, printable
 from isanet_zoo.files import expand_user
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.fetch import Progress
 from isanet_zoo.weights.http import is_remote
+
+_unreachable: set[str] = set()  # hosts that failed in this process
 
 OVERHEAD = 4  # a checkpoint has at most so many float32 numbers per parameter (optimiser states)
 
 
 def find_sources(weights: Weights, by_hand: Path) -> list[str]:
     """Return URLs and paths that may have a published file, in order of preference.
+
+    Servers that failed before in this process come last.
 
     Args:
         weights: the manifest's record.
@@ -31,7 +35,18 @@ def find_sources(weights: Weights, by_hand: Path) -> list[str]:
     """
     local = [str(by_hand)] if by_hand.is_file() else []
     hub = [weights.hub.url] if weights.hub else []
-    return [*local, *mirrors(weights.filename), *hub, *weights.sources]
+    found = [*local, *mirrors(weights.filename), *hub, *weights.sources]
+    return sorted(found, key=lambda source: _host(source) in _unreachable)
+
+
+def note_failure(source: str, error: Exception) -> None:
+    """Remember a server that could not be reached or broke off, for `find_sources`."""
+    if is_remote(source) and isinstance(error, SourceError) and error.tries != 1:
+        _unreachable.add(_host(source))
+
+
+def _host(source: str) -> str:
+    return urllib.parse.urlsplit(source).netloc if is_remote(source) else ""
 
 
 def mirrors(filename: str) -> list[str]:

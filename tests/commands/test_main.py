@@ -22,10 +22,11 @@ def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["list", "*resnet50*", "--dataset", "voc"]) == 0
     header, *rows = (re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines())
     assert header == [
-        "name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust"
+        "name", "by", "classes", "params M", "crop", "schedule", "mIoU", "ms+flip", "trust",
+        "commercial use",
     ]  # fmt: skip
     own = "isanet_resnet50os8_voc"
-    assert [(name, by, miou, multi) for name, by, *_, miou, multi, _ in rows] == [
+    assert [(name, by, miou, multi) for name, by, *_, miou, multi, _, _ in rows] == [
         (own, "ssseg", "76.99", "-"),
         (f"{own}.mmseg_512x512_20k", "mmseg", "76.78", "77.79"),
         (f"{own}.mmseg_512x512_40k", "mmseg", "76.20", "77.22"),
@@ -34,7 +35,29 @@ def test_list_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in entries] == list_models()
+    assert len(entries) == 47
     assert entries[-1]["metrics"][0]["reproduced"] is None
+
+
+def test_list_and_info_state_whether_commercial_use_is_permitted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "--dataset", "ade20k"]) == 0
+    columns = [re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines()]
+    assert {(row[1], row[-1]) for row in columns} == {
+        ("by", "commercial use"), ("ssseg", "yes"), ("mmseg", "yes"), ("bpkd", "no"),
+    }  # fmt: skip
+    assert main(["info", "isanet_resnet18os8_ade20k.bpkd_plain"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "weights: non-commercial purposes only, under the text of BSD-2-Clause; commercial use by",
+        "commercial_use: False",
+        "method: plain\nteacher: none",
+        "pretraining: open-mmlab://resnet18_v1c",
+        "  window: none",
+        "size: not known",
+    ):
+        assert line in out
 
 
 def test_info_names_what_is_known_and_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ import isanet_zoo
 from isanet_zoo.errors import InputError, ManifestError, UnknownModelError
 from isanet_zoo.manifest import lookup
 from isanet_zoo.manifest.lookup import get_weights, list_models, load_manifest
+from isanet_zoo.manifest.weights import _log_once
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights import checkpoints
 from tests.reference import DATA
@@ -94,6 +96,8 @@ def test_entry_agrees_with_the_publishers_table(name: str) -> None:
     assert weights.links.config == row["cfg_url"]
     assert weights.links.log == row["log_url"]
     assert weights.links.manual_mirror == PUBLISHED["mirror"]
+    assert weights.links.code == PUBLISHED["code"]
+    assert weights.pretraining == PUBLISHED["pretraining"]
     (metric,) = weights.metrics
     assert (metric.name, metric.value, metric.reproduced) == ("mIoU", row["miou"], None)
 
@@ -128,6 +132,33 @@ def test_label_sets_agree_with_the_publishers() -> None:
         digests[name] = hashlib.sha256(lines.encode()).hexdigest()
     del digests["camvid"], digests["pascal_context"]  # other publishers', below
     assert digests == PUBLISHED["label_sets"]
+
+
+def test_commercial_use_is_what_the_licence_of_the_weights_states() -> None:
+    allowed = {"ssseg": True, "mmseg": True, "paddle": True, "openseg": True}
+    for weights in load_manifest().values():
+        assert weights.commercial_use is allowed.get(weights.family, False)
+        restricted = re.search("non-commercial|BY-NC", weights.licence.weights)
+        assert weights.commercial_use is not bool(restricted)
+
+
+def test_log_terms_is_logged_once_for_weights_without_commercial_use(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _log_once.cache_clear()
+    for name in ("isanet_resnet18os8_ade20k", NAMES[0], BUILT_IN, "isanet_resnet18os8_ade20k"):
+        get_weights(name).log_terms()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("isanet_resnet18os8_ade20k: no commercial use; licence: non-")
+
+
+def test_teacher_is_stated_for_distilled_weights_only() -> None:
+    weights = get_weights("isanet_resnet18os8_ade20k")
+    assert weights.method == "BPKD"
+    assert get_weights("isanet_resnet18os8_ade20k.bpkd_plain").teacher is None
+    with pytest.raises(InputError, match="method is plain, teacher is mmseg"):
+        dataclasses.replace(weights, method="plain")
 
 
 def test_pascal_context_has_alphabetical_classes_and_colours_of_ade20k() -> None:

@@ -152,6 +152,17 @@ def test_acquire_after_a_lasting_fault_tries_the_next_source(
     assert files(tiny_zoo.weights) == WHOLE
 
 
+def test_acquire_after_a_failed_server_tries_it_last(tiny_zoo: TinyZoo, server: Server) -> None:
+    with running() as other:
+        bad = other.source(published(tiny_zoo), then=Answer(status=503))
+        good = server.source(published(tiny_zoo))
+        obtain(tiny_zoo.weights, bad.url, good.url)
+        requests = len(bad.seen)
+        assert requests > 0
+        obtain(tiny_zoo.weights, bad.url, good.url, force=True)
+        assert len(bad.seen) == requests
+
+
 def test_acquire_without_a_good_source_is_one_error_that_lists_all(
     tiny_zoo: TinyZoo, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from isanet_zoo.errors import DownloadError, InputError, OfflineError, SourceError
+from isanet_zoo.errors import (
+    DownloadError,
+    InputError,
+    IntegrityError,
+    OfflineError,
+    SourceError,
+)
 from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.manifest.weights import HubFile
 from isanet_zoo.weights import sources
@@ -52,6 +58,27 @@ def test_sources_are_by_hand_then_mirrors_then_hub_then_publisher(
     assert sources.find_sources(known, by_hand) == rest
     by_hand.touch()
     assert sources.find_sources(known, by_hand) == [str(by_hand), *rest]
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (SourceError("the connection was refused", tries=2), True),
+        (SourceError("answered 503 Service Unavailable"), True),
+        (SourceError("answered 404 Not Found", tries=1), False),  # it may have other files
+        (IntegrityError("has sha256 0"), False),
+        (OfflineError("skipped (offline mode)"), False),
+    ],
+)
+def test_find_sources_after_a_failed_server_tries_it_last(
+    error: Exception, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", "/mirror,https://a.example/w")
+    folder, server, publisher = sources.find_sources(WEIGHTS, PLACE)
+    sources.note_failure("https://a.example/other.pth", error)
+    sources.note_failure(folder, SourceError("No such file or directory"))
+    expected = [folder, publisher, server] if last else [folder, server, publisher]
+    assert sources.find_sources(WEIGHTS, PLACE) == expected
 
 
 def test_largest_size_is_the_manifest_s_or_a_multiple_of_the_parameters() -> None:
