@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "cache": set(),
     "manifest": {"cache"},
-    "network": {"manifest"},
+    "network": {"cache", "manifest"},
     "imaging": {"manifest"},
     "weights": {"cache", "manifest", "network"},
     "engines": {"cache", "manifest", "network", "weights"},

@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from isanet_zoo.errors import EnvironmentProblem, InputError
+from isanet_zoo.cache import offline
+from isanet_zoo.errors import (
+    CheckpointError,
+    DownloadError,
+    EnvironmentProblem,
+    InputError,
+    OfflineError,
+    connection_error,
+    printable,
+)
 from isanet_zoo.manifest.config import OUTPUT_STRIDE
 
 try:
@@ -100,10 +110,13 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
         name: any timm model that supports `features_only` and `output_stride=8`, or one of
             `VARIANTS`.
         in_chans: channels of the input; timm adapts pretrained weights to it.
-        pretrained: load timm's ImageNet weights (asks the network on first use).
+        pretrained: load timm's ImageNet weights, downloaded on first use.
 
     Raises:
         InputError: timm does not have the model, or not at stride 8.
+        DownloadError: the ImageNet weights cannot be downloaded.
+        OfflineError: the ImageNet weights are not cached and offline mode is on.
+        CheckpointError: timm has no ImageNet weights for the model, or their file is damaged.
     """
     variant = VARIANTS.get(name, Variant(name))
     if not timm.is_model(variant.timm):
@@ -113,9 +126,9 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
     if pretrained and variant.deep_stem:
         raise InputError(f"timm has no ImageNet weights for {name!r}; load a file of them instead")
     try:
-        backbone = timm.create_model(
+        backbone = _create(
             variant.timm,
-            pretrained=pretrained,
+            pretrained,
             in_chans=in_chans,
             features_only=True,
             output_stride=OUTPUT_STRIDE,
@@ -134,6 +147,46 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
         )
     assert isinstance(backbone, nn.Module)
     return _rebuild(backbone, variant) if name in VARIANTS else backbone
+
+
+def _create(name: str, pretrained: bool, **options: Any) -> Any:
+    """Create a model of timm's; see `create_backbone`."""
+    if not pretrained:
+        return timm.create_model(name, **options)
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    what = f"timm's ImageNet weights for {name!r}"
+    advice = "start from other weights, or from none (pretrained_backbone=False)"
+    path = _find_cached(name)
+    if path is None and offline():
+        raise OfflineError(
+            f"{what} are not cached, and offline mode is on; unset ISANET_ZOO_OFFLINE and "
+            f"HF_HUB_OFFLINE, or {advice}"
+        )
+    try:
+        if path is None:  # fail now, not after huggingface_hub's ten attempts
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        else:
+            options["pretrained_cfg_overlay"] = {"file": path}
+        return timm.create_model(name, pretrained=True, **options)
+    except (HTTPError, OSError) as error:
+        reason = connection_error(error) or printable(str(error).partition("\n")[0])
+        raise DownloadError(f"{what} could not be downloaded: {reason}; or {advice}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{what} cannot be loaded ({printable(error)}); {advice}") from error
+
+
+def _find_cached(name: str) -> str | None:
+    """Return the file with timm's ImageNet weights in the Hub's cache, if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    path = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    return path if isinstance(path, str) else None  # or a mark that the Hub has no such file
 
 
 def _rebuild(backbone: Any, variant: Variant) -> nn.Module:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import timm
 import torch
+from huggingface_hub import constants
 from torch import nn
 
-from isanet_zoo.errors import InputError
+from isanet_zoo import create_model
+from isanet_zoo.errors import CheckpointError, DownloadError, InputError, OfflineError
 from isanet_zoo.network.backbones import create_backbone, ease_export
+from tests.hub import stand_in
+from tests.hub.stand_in import Hub
 
 
 @pytest.mark.parametrize(("name", "timm"), [("resnet50_vd", "resnet50d")])
@@ -74,3 +82,63 @@ def test_encoders_that_pad_as_tensorflow_does_stay_the_same(name: str) -> None:
             assert str(eased) != str(network)
             for one, other in zip(eased(images), expected, strict=True):
                 assert torch.equal(one, other)
+
+
+# ImageNet weights
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in of the Hub that has timm's ImageNet weights of `test_resnet`."""
+    with stand_in.running() as hub:
+        stand_in.connect(hub, monkeypatch, tmp_path, None)
+        state = timm.create_model("test_resnet").state_dict()
+        state["layer1.0.conv1.weight"].fill_(0.5)
+        repository = hub.make("timm/test_resnet.r160_in1k")
+        repository.commit({"model.safetensors": safetensors.torch.save(state)})
+        yield hub
+
+
+def test_pretrained_backbone_is_loaded_from_the_hub_and_offline_from_its_cache(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="not cached, and offline mode is on; unset ISANET_ZOO"):
+        create_backbone("test_resnet", pretrained=True)
+    assert hub.seen == []
+    monkeypatch.delenv("ISANET_ZOO_OFFLINE")
+    online: Any = create_backbone("test_resnet", pretrained=True)
+    assert (online.layer1[0].conv1.weight == 0.5).all()
+    seen = len(hub.seen)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # after huggingface_hub was imported
+    offline: Any = create_backbone("test_resnet", pretrained=True)
+    assert (offline.layer1[0].conv1.weight == 0.5).all()
+    assert len(hub.seen) == seen
+
+
+def test_pretrained_backbone_without_a_connection_is_one_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stand_in.Hub() as closed:
+        url = closed.url
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(DownloadError, match=r"connection was refused.*pretrained_backbone=False"):
+        create_backbone("test_resnet", pretrained=True)
+
+
+def test_pretrained_backbone_that_the_hub_lacks_or_damages_is_one_error(hub: Hub) -> None:
+    repository = hub.repositories["timm/test_resnet.r160_in1k"]
+    repository.private = True
+    with pytest.raises(DownloadError, match="could not be downloaded"):
+        create_backbone("test_resnet", pretrained=True)
+    repository.private = False
+    repository.commit({"model.safetensors": b"damaged"})
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        create_backbone("test_resnet", pretrained=True)
+
+
+def test_create_model_with_a_pretrained_backbone_offline_is_one_error() -> None:
+    with pytest.raises(OfflineError, match="ImageNet weights for 'resnet50c' are not cached"):
+        create_model("isanet_resnet50os8_voc", pretrained_backbone=True)
