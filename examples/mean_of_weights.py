@@ -12,7 +12,7 @@ import sys
 import torch
 
 import isanet_zoo
-from isanet_zoo.weights.cards import read_card
+from isanet_zoo.weights.description import read_description
 
 
 def main(name: str, target: str, *sources: str) -> None:
@@ -26,12 +26,12 @@ def main(name: str, target: str, *sources: str) -> None:
         for key, tensor in states[-1].items()
     }
     models[-1].load_state_dict(mean)
-    card = read_card(sources[-1])
+    description = read_description(sources[-1])
     isanet_zoo.save_model(
         models[-1],
         target,
-        dataset=card.dataset if card else "",
-        recipe=card.recipe if card else None,
+        dataset=description.dataset if description else "",
+        recipe=description.recipe if description else None,
     )
 
 

@@ -68,9 +68,9 @@ if TYPE_CHECKING:
     from isanet_zoo.manifest.weights import Weights as Weights
     from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
     from isanet_zoo.weights.acquire import download as download
-    from isanet_zoo.weights.cards import save_model as save_model
     from isanet_zoo.weights.checkpoints import LoadReport as LoadReport
     from isanet_zoo.weights.convert import convert_checkpoint as convert_checkpoint
+    from isanet_zoo.weights.saving import save_model as save_model
     from isanet_zoo.zoo import create_model as create_model
 
 
@@ -118,9 +118,9 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "manifest.weights": ("Weights",),
     "network.isanet": ("ISANet", "ISANetOutput"),
     "weights.acquire": ("download",),
-    "weights.cards": ("save_model",),
     "weights.checkpoints": ("LoadReport",),
     "weights.convert": ("convert_checkpoint",),
+    "weights.saving": ("save_model",),
     "zoo": ("create_model",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

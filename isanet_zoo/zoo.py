@@ -6,23 +6,17 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor, nn
 
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
-from isanet_zoo.hub import transfer
-from isanet_zoo.manifest.config import NetworkConfig
+from isanet_zoo.hub.transfer import PREFIX
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
-from isanet_zoo.weights.cards import Card
-from isanet_zoo.weights.checkpoints import Checkpoint, LoadReport
+from isanet_zoo.weights.checkpoints import LoadReport
 from isanet_zoo.weights.convert import load_own
-from isanet_zoo.weights.layouts import ZOO
+from isanet_zoo.weights.description import describe_published
+from isanet_zoo.weights.loading import Loaded, load_network
 
 logger = logging.getLogger(__name__)
 
@@ -42,125 +36,136 @@ def create_model(
 ) -> ISANet:
     """Build a model of the zoo; with `pretrained` or `weights`, load its weights and set `eval()`.
 
-    Without either, nothing is downloaded and all parameters are fresh.
+    Without either, nothing is downloaded and all parameters are newly initialised.
 
     Args:
-        name: as `list_models` gives it; a tag (``name.tag``) selects others than the default. With
-            `pretrained` it may also be a repository of the Hugging Face hub, written
-            ``"hf-hub:org/repo[@revision]"``.
-        pretrained: load the published weights of that name, fetching them on first use.
+        name: a name as `list_models` returns it; a tag (``name.tag``) selects other weights than
+            the default. With `pretrained` it may also be a repository of the Hugging Face Hub,
+            written ``"hf-hub:org/repo[@revision]"``.
+        pretrained: load the published weights of that name; they are downloaded on first use.
         weights: instead of `pretrained`: another tag of this model, a file (``.safetensors``, or a
-            checkpoint of any family that published this model, which is checked and converted on
-            the fly), or a repository, ``"hf-hub:org/repo[@revision]"``. What was written here
-            brings its own classes and preprocessing; for others, give the closest published
+            checkpoint of any family that published this model, which is checked and converted), or
+            a repository, ``"hf-hub:org/repo[@revision]"``. Files and repositories that this library
+            wrote include their classes and preprocessing; for others, pass the closest published
             weights as `name`.
-        num_classes: K; the weights' own if None. Another number leaves the classifiers fresh.
-        in_chans: channels of the images; timm's rule adapts the first convolution to others than 3.
+        num_classes: K; that of the weights if None. Another number initialises the classifiers.
+        in_chans: channels of the images; others than 3 adapt the first convolution by timm's rule.
         aux_loss: build the auxiliary head, for training.
-        pretrained_backbone: start the encoder alone from timm's ImageNet weights.
-        progress: show a bar on stderr while bytes arrive.
+        pretrained_backbone: load timm's ImageNet weights into the encoder only.
+        progress: show a progress bar on stderr while files are downloaded.
 
     Returns:
-        The network. `load_report` says what was loaded, `weights` is the manifest's record.
+        The network. Its `load_report` lists what was loaded, `weights` is the manifest's record.
 
     Raises:
-        UnknownModelError: no model or tag has this name.
-        InputError: the arguments contradict each other, or a file does not exist.
+        UnknownModelError: there is no such model or tag.
+        InputError: an argument is out of range, two contradict each other, or a file does not
+            exist.
         DownloadError: the weights are not cached and no source has them.
         CheckpointError: a file or repository given as `weights` does not hold this network's
             tensors, or was made from another model.
-        IntegrityError: a repository's tensors are not those that its config belongs to.
+        IntegrityError: the tensors of a repository are not those that its config describes.
 
     Example:
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
-    record = None if name.startswith(transfer.PREFIX) else get_weights(name)
+    from_hub = isinstance(name, str) and name.startswith(PREFIX)
+    record = None if from_hub else get_weights(name)
+    _check(name, record, pretrained, weights, pretrained_backbone)
+    if record is not None and not pretrained and weights is None:
+        return _build(record, num_classes, in_chans, aux_loss, pretrained_backbone)
+    if record is None:
+        loaded = _load_hub(name, None, progress)
+    elif weights is not None and str(weights).startswith(PREFIX):
+        loaded = _load_hub(str(weights), record, progress)
+    else:
+        loaded = _load_file(record, weights, progress)
+    model = load_network(
+        ISANet, loaded, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
+    )
+    logger.info("%s: %s", name, model.load_report)
+    return model
+
+
+def _check(
+    name: str,
+    record: Weights | None,
+    pretrained: bool,
+    weights: object,
+    pretrained_backbone: bool,
+) -> None:
+    """Raise InputError for arguments that contradict each other."""
+    if not (weights is None or isinstance(weights, (str, os.PathLike))) or weights == "":
+        kind = "empty" if weights == "" else f"a {type(weights).__name__}"
+        raise InputError(f"weights is {kind}; it must be a tag, a path or a repository")
     if pretrained and weights is not None:
         raise InputError(
-            f"pretrained=True and weights={str(weights)!r} both name weights; give one"
+            f"pretrained=True and weights={str(weights)!r} both select weights; pass one"
         )
     if pretrained_backbone and (pretrained or weights is not None):
         raise InputError(
-            "pretrained_backbone=True starts the encoder alone, but pretrained or weights bring "
-            "all parameters; give one"
+            "pretrained_backbone=True loads the encoder only, pretrained and weights load all "
+            "parameters; pass one"
         )
     if record is None and not pretrained:
-        raise InputError(f"{name} brings its weights along; say pretrained=True")
-    if record is not None and not pretrained and weights is None:
-        classes = record.num_classes if num_classes is None else num_classes
-        network = replace(record.network, num_classes=classes, in_chans=in_chans)
-        return _build(network, record, aux_loss=aux_loss, pretrained_backbone=pretrained_backbone)
-    if record is None:
-        source = _from_hub(name, None, progress)
-    elif str(weights).startswith(transfer.PREFIX):
-        source = _from_hub(str(weights), record, progress)
-    else:
-        source = _from_file(record, weights, progress)
-    model, report = _load(
-        source,
-        num_classes=source.checkpoint.network.num_classes if num_classes is None else num_classes,
-        in_chans=in_chans,
+        raise InputError(f"{name} is a repository with weights; pass pretrained=True to load them")
+
+
+def _build(
+    record: Weights,
+    num_classes: int | None,
+    in_chans: int,
+    aux_loss: bool,
+    pretrained_backbone: bool,
+) -> ISANet:
+    """Build a network with newly initialised parameters."""
+    classes = record.num_classes if num_classes is None else num_classes
+    network = replace(record.network, num_classes=classes, in_chans=in_chans)
+    return ISANet(
+        network.backbone,
+        network.num_classes,
+        in_chans=network.in_chans,
         aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        head=network.head,
+        label_set=record.label_set if classes == record.num_classes else None,
+        preprocess=record.preprocess,
     )
-    model.weights, model.load_report = source.record, report
-    if isinstance(source.described, ISANet):
-        model.origin = source.described.origin
-    logger.info("%s: %s", name, report)
-    return model.eval()
 
 
-class _Source(NamedTuple):
-    """Weights that were read and checked, and what is known of them.
-
-    Attributes:
-        checkpoint: the tensors.
-        described: what knows their classes and preprocessing.
-        record: the published weights that they are, or started from.
-        report: where they were read.
-    """
-
-    checkpoint: Checkpoint
-    described: Weights | Card | ISANet
-    record: Weights | None
-    report: LoadReport
-
-
-def _from_file(record: Weights, weights: str | os.PathLike[str] | None, progress: bool) -> _Source:
-    """Read published weights, or a file of the user's own."""
-    described: Weights | Card
-    record, path = _find_weights(record, weights)
-    if path is not None:
-        checkpoint, described = load_own(path, record)
-        report = LoadReport(path, "local", checkpoint.layout.family)
-        if isinstance(described, Weights):
-            record = described
-    else:
-        described = record
-        checkpoint, path, trust = load_published(record, progress=progress)
-        report = LoadReport(path, trust, checkpoint.layout.family)
-    started = not isinstance(described, Card) or described.model  # else from nothing
-    return _Source(checkpoint, described, record if started else None, report)
-
-
-def _from_hub(address: str, record: Weights | None, progress: bool) -> _Source:
-    """Read a repository of the hub; its own config says what it is.
+def _load_hub(address: str, record: Weights | None, progress: bool) -> Loaded:
+    """Load a repository of the Hub, which describes itself.
 
     Raises:
-        CheckpointError: it was made from another model than the one that was named.
+        CheckpointError: it was made from another model than that of `record`.
     """
-    model = ISANet.from_pretrained(address, progress=progress)
-    made_from = model.origin.model if model.origin else ""
-    if record and made_from not in ("", record.model):
-        raise CheckpointError(f"{address} was made from {made_from}, not from {record.model}")
-    checkpoint = Checkpoint(dict(model.state_dict()), model.config, ZOO)
-    return _Source(checkpoint, model, model.weights, model.load_report)
+    from isanet_zoo.hub.saved import read_saved
+
+    loaded = read_saved(address, cls=ISANet, progress=progress)
+    if record and loaded.description.model not in ("", record.model):
+        raise CheckpointError(
+            f"{address} was made from {loaded.description.model}, not from {record.model}"
+        )
+    return loaded
+
+
+def _load_file(record: Weights, weights: str | os.PathLike[str] | None, progress: bool) -> Loaded:
+    """Load published weights, or a file of the user's own."""
+    record, path = _find_weights(record, weights)
+    if path is None:
+        checkpoint, path, trust = load_published(record, progress=progress)
+        description = describe_published(record)
+        return Loaded(checkpoint.state, description, LoadReport(path, trust))
+    checkpoint, description = load_own(path, record)
+    report = LoadReport(path, "local", checkpoint.layout.family)
+    return Loaded(checkpoint.state, description, report)
 
 
 def _find_weights(
     record: Weights, weights: str | os.PathLike[str] | None
 ) -> tuple[Weights, Path | None]:
-    """Return the record of the weights that are meant, and the path of a file of the user's own.
+    """Return the record of the weights, and the path of a file of the user's own.
 
     Raises:
         InputError: `weights` is a path, and there is no such file.
@@ -170,7 +175,13 @@ def _find_weights(
     chosen = next((o for o in same_model if weights in (o.tag, o.name, f"{o.model}.{o.tag}")), None)
     if weights is None or chosen:
         return chosen or record, None
-    if (path := Path(weights)).is_file():
+    path = Path(weights)
+    if path.is_dir():
+        raise InputError(
+            f"weights {str(weights)!r} is a folder; load it with ISANet.from_pretrained, or pass "
+            "the path of a file"
+        )
+    if os.path.lexists(path):
         return record, path
     if not isinstance(weights, str) or path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
         raise InputError(f"weights {str(weights)!r}: there is no such file")
@@ -178,77 +189,3 @@ def _find_weights(
         f"weights {str(weights)!r} are neither a file nor a tag of {record.model}, "
         f"which has {', '.join(other.tag for other in same_model)}"
     )
-
-
-def _build(
-    network: NetworkConfig,
-    record: Weights | Card | ISANet,
-    *,
-    aux_loss: bool,
-    pretrained_backbone: bool = False,
-) -> ISANet:
-    known = network.num_classes == len(record.label_set)
-    return ISANet(
-        network.backbone,
-        network.num_classes,
-        in_chans=network.in_chans,
-        aux_loss=aux_loss,
-        pretrained_backbone=pretrained_backbone,
-        head=network.head,
-        label_set=record.label_set if known else None,
-        preprocess=record.preprocess,
-    )
-
-
-def _load(
-    source: _Source,
-    *,
-    num_classes: int,
-    in_chans: int,
-    aux_loss: bool,
-) -> tuple[ISANet, LoadReport]:
-    """Build the network around a checked state dict, strictly.
-
-    Raises:
-        CheckpointError: the file has no auxiliary head, or other input channels.
-    """
-    checkpoint, described, _, report = source
-    file = checkpoint.network
-    network = replace(file, num_classes=num_classes, in_chans=in_chans)
-    with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
-        model = _build(network, described, aux_loss=aux_loss)
-    wanted = model.state_dict().keys()
-    unused = tuple(key for key in checkpoint.state if key not in wanted)
-    state = {key: tensor for key, tensor in checkpoint.state.items() if key in wanted}
-    if aux_loss and not any(key.startswith("aux_head.") for key in state):
-        raise CheckpointError(f"{report.source} has no auxiliary head; load it with aux_loss=False")
-    fresh = _fresh_classifiers(model) if num_classes != file.num_classes else {}
-    adapted: dict[str, Tensor] = {}
-    if in_chans != file.in_chans:
-        if file.in_chans != 3:
-            raise CheckpointError(
-                f"{report.source} is for {file.in_chans} input channels, which cannot be adapted; "
-                f"load it with in_chans={file.in_chans}"
-            )
-        stem = f"backbone.{backbones.first_convolution(model.backbone)}"
-        adapted[stem] = backbones.adapt_first_convolution(state[stem], in_chans)
-    model.load_state_dict(state | fresh | adapted, assign=True)
-    return model, replace(report, fresh=tuple(fresh), adapted=tuple(adapted), unused=unused)
-
-
-def _fresh_classifiers(model: ISANet) -> dict[str, Tensor]:
-    """Return newly initialised parameters for the last layer of each head, by key."""
-    classifiers = {
-        f"{name}.classifier": nn.Conv2d(
-            *(head.classifier.in_channels, model.config.num_classes, 1),
-            device="cpu",  # whatever the defaults are at the moment
-            dtype=torch.float32,
-        )
-        for name, head in (("head", model.head), ("aux_head", model.aux_head))
-        if head is not None
-    }
-    return {
-        f"{name}.{key}": tensor
-        for name, classifier in classifiers.items()
-        for key, tensor in classifier.state_dict().items()
-    }

@@ -14,8 +14,8 @@ from isanet_zoo.commands.main import main
 from isanet_zoo.commands.predict import BUILT_IN_NOTE
 from isanet_zoo.errors import IntegrityError
 from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
+from isanet_zoo.weights.description import read_description
 from isanet_zoo.weights.tensors import state_digest
 
 NAME = "isanet_efficientnet_lite0os8_camvid"
@@ -35,7 +35,7 @@ def test_file_is_the_manifest_s_and_small() -> None:
 
 
 def test_file_describes_itself_as_the_manifest_does() -> None:
-    card = read_card(WEIGHTS.path())
+    card = read_description(WEIGHTS.path())
     assert card is not None
     assert card.recipe == WEIGHTS.training
     assert card.label_set == WEIGHTS.label_set

@@ -18,9 +18,9 @@ from isanet_zoo.imaging.preprocess import Transforms
 from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download
-from isanet_zoo.weights.cards import read_card
 from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.convert import convert_checkpoint
+from isanet_zoo.weights.description import read_description
 from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 
@@ -224,7 +224,7 @@ def test_the_closest_weights_of_a_family_may_be_named(tmp_path: Path, files: Fil
     assert create_model(CITY, weights=path).preprocess.window is None
     assert create_model(name, weights=path).preprocess.window == (769, 769)
     convert_checkpoint(path, tmp_path / "own.safetensors", name)
-    card = read_card(tmp_path / "own.safetensors")
+    card = read_description(tmp_path / "own.safetensors")
     assert card is not None
     assert card.network.head.resize == "corners"
     assert card.label_set.name == "cityscapes"

@@ -34,15 +34,15 @@ def mirror_arguments(parser: argparse.ArgumentParser) -> None:
 
 def mirror_run(options: argparse.Namespace) -> int:
     """Upload converted weights to the hub; write their URLs into the manifest."""
-    from isanet_zoo.hub.mirror import find_twins, mirror, write_texts
+    from isanet_zoo.hub.mirror import find_files, mirror, render_texts
 
     manifest = options.manifest or manifest_path()
     known = load_manifest(manifest)
     names = options.names or [name for name in known if not known[name].packaged]
     if options.dry_run:
-        twins = find_twins(names, manifest)
-        rows = [(f"{twin.size / 1e6:.3f}", "MB", twin.sha256, twin.path) for twin in twins]
-        print_dry(rows, write_texts(twins, options.repo, manifest)["README.md"])
+        files = find_files(names, manifest)
+        rows = [(f"{file.size / 1e6:.3f}", "MB", file.sha256, file.path) for file in files]
+        print_dry(rows, render_texts(files, options.repo, manifest)["README.md"])
         return 0
     for file in mirror(names, options.repo, manifest):
         print(file.sha256, file.url)

@@ -25,8 +25,9 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
 
 def push_run(options: argparse.Namespace) -> int:
     """Publish a model on the Hugging Face hub; print its repository and commit."""
-    from isanet_zoo.hub.saved import describe, write_folder
+    from isanet_zoo.hub.saved import write_folder
     from isanet_zoo.hub.transfer import PREFIX, check_name
+    from isanet_zoo.weights.saving import describe
     from isanet_zoo.zoo import create_model
 
     repo = check_name(options.repo)
@@ -38,8 +39,8 @@ def push_run(options: argparse.Namespace) -> int:
     print_trust(options.name, model.load_report.trust)
     if options.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            config = describe(model, licence=options.licence)
-            files = write_folder(model, config, Path(folder), name=repo)
+            description = describe(model, licence=options.licence)
+            files = write_folder(model, description, Path(folder), name=repo)
             rows = [(f"{file.stat().st_size / 1e6:.3f}", "MB", file.name) for file in files]
             print_dry(rows, files[0].read_text("utf-8"))
         return 0

@@ -1,7 +1,7 @@
-"""For maintainers: put converted weights on the hub, and their place there into the manifest.
+"""Mirrors of converted weights on the Hugging Face Hub; for maintainers.
 
-A mirror repository holds ``<name>/model.safetensors`` for each of the weights, `SHA256SUMS` and a
-model card. From the next release on it is asked before the publisher.
+A mirror holds ``<name>/model.safetensors`` for each of its weights, `SHA256SUMS` and a model card.
+Its files are tried before the publisher's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from isanet_zoo import records
 from isanet_zoo.errors import InputError, IntegrityError
-from isanet_zoo.files import hash_file
 from isanet_zoo.hub import card, transfer
 from isanet_zoo.manifest.lookup import find_weights, load_manifest
 from isanet_zoo.manifest.weights import HubFile, Weights
@@ -23,44 +22,14 @@ from isanet_zoo.weights.integrity import difference
 from isanet_zoo.weights.pinning import write_facts
 from isanet_zoo.weights.tensors import state_digest
 
-HEAD = """---
-library_name: isanet_zoo
-pipeline_tag: image-segmentation
-license: other
-license_name: see-below
-tags:
-- isanet
-- semantic-segmentation
-- timm
-- pytorch
----
 
-# Published ISANet weights, converted for isanet_zoo
-
-The tensors are those that their publishers published, under isanet_zoo's names; nothing was trained
-further. `isanet_zoo` asks this repository first and compares each file with the sha256 in its
-manifest:
-
-```python
-import isanet_zoo
-
-model = isanet_zoo.create_model("{name}", pretrained=True)
-```
-
-"""
-
-
-class Twin(NamedTuple):
-    """A converted file on this machine, to be mirrored."""
+class Converted(NamedTuple):
+    """A converted file in this machine's cache."""
 
     weights: Weights
+    path: str  # in the mirror
     sha256: str
-    size: int
-
-    @property
-    def path(self) -> str:
-        """Where it goes in the repository."""
-        return f"{self.weights.name}/model.safetensors"
+    size: int  # bytes
 
 
 def mirror(
@@ -71,83 +40,70 @@ def mirror(
     token: str | None = None,
     progress: bool = True,
 ) -> list[HubFile]:
-    """Upload converted weights in one commit, and write where they are into `manifest`.
+    """Upload converted weights in one commit, and write their place into `manifest`.
 
-    Only pinned weights are mirrored: the manifest then says which published file each comes from,
-    and that its tensors are that file's. What is in the repository already stays there.
+    Only pinned weights are mirrored: the manifest has the hash of their published file and of its
+    tensors. Other files of the repository stay.
 
     Args:
-        names: of the weights.
-        repo: the repository, ``"org/repo"``; it is made, in public, if need be.
+        names: names of weights.
+        repo: the repository, ``"org/repo"``; a public one is created if it does not exist.
         manifest: the file to change; only `hub` of these weights changes.
-        token: of somebody who may write there; the one that is stored on this machine if None.
-        progress: show a bar on stderr while bytes arrive.
+        token: with write access; the one that is stored on this machine if None.
+        progress: show a progress bar on stderr while files are downloaded.
 
     Returns:
-        The files, as the manifest has them now.
+        The files, as they are now in the manifest.
 
     Raises:
         UnknownModelError: the manifest has no such weights.
-        InputError: weights are not pinned, or come with this library.
+        InputError: weights are not pinned, or are part of this package.
         IntegrityError: this machine's copy does not have the pinned tensors.
-        DownloadError: a copy is not here, and no source has one.
-        UploadError: the hub refused, or cannot be reached; the manifest is as it was.
+        DownloadError: a copy is not cached, and no source has one.
+        UploadError: the Hub refused or cannot be reached; the manifest did not change.
     """
     transfer.check_name(repo)
-    twins = find_twins(names, manifest, progress=progress)
+    files = find_files(names, manifest, progress=progress)
+    message = f"Mirror {', '.join(file.weights.name for file in files)}"
     with tempfile.TemporaryDirectory() as folder:
-        files = {twin.path: twin.weights.path() for twin in twins}
-        for name, text in write_texts(twins, repo, manifest).items():
-            files[name] = Path(folder) / name
-            files[name].write_text(text, "utf-8")
-        message = f"Mirror {', '.join(twin.weights.name for twin in twins)}"
-        commit = transfer.upload(repo, files, message=message, token=token)
-    mirrored = {
-        twin.weights: HubFile(repo, commit, twin.path, twin.sha256, twin.size) for twin in twins
-    }
-    write_facts(manifest, {w: {"hub": records.write(file)} for w, file in mirrored.items()})
-    return list(mirrored.values())
+        paths = {file.path: file.weights.path() for file in files}
+        for name, text in render_texts(files, repo, manifest).items():
+            paths[name] = Path(folder) / name
+            paths[name].write_text(text, "utf-8")
+        commit = transfer.upload(repo, paths, message=message, token=token)
+    places = {file.weights: HubFile(repo, commit, *file[1:]) for file in files}
+    write_facts(manifest, {w: {"hub": records.write(place)} for w, place in places.items()})
+    return list(places.values())
 
 
-def find_twins(names: Iterable[str], manifest: Path, *, progress: bool = True) -> list[Twin]:
-    """Return the converted files of some weights, fetched where need be; see `mirror`."""
-    load_manifest.cache_clear()  # what was pinned a moment ago counts
+def find_files(names: Iterable[str], manifest: Path, *, progress: bool = True) -> list[Converted]:
+    """Return the converted files of some weights, downloaded if necessary; see `mirror`."""
+    load_manifest.cache_clear()  # `pin` may just have changed it
     known = load_manifest(manifest)
-    return [_find_twin(find_weights(name, known), progress) for name in names]
+    return [_find_file(find_weights(name, known), progress) for name in names]
 
 
-def _find_twin(weights: Weights, progress: bool) -> Twin:
+def _find_file(weights: Weights, progress: bool) -> Converted:
     if weights.packaged:
-        raise InputError(f"{weights.name} comes with this library and needs no mirror")
-    if None in (weights.sha256, weights.size, weights.state_digest):
-        raise InputError(
-            f"{weights.name} is not pinned, so nothing says what a mirror should hold; "
-            f"`isanet-zoo pin {weights.name}` first"
-        )
+        raise InputError(f"{weights.name} is part of this package and needs no mirror")
+    if weights.sha256 is None or weights.size is None or weights.state_digest is None:
+        raise InputError(f"{weights.name} is not pinned; run `isanet-zoo pin {weights.name}` first")
     path = acquire(weights, progress=progress)
-    digest = state_digest(read_safetensors(path, str(path)).tensors)
-    if mismatch := difference(weights, str(weights.sha256), int(weights.size or 0), digest):
-        raise IntegrityError(f"{path}: {mismatch}; `isanet-zoo download {weights.name} --force`")
-    return Twin(weights, hash_file(path), path.stat().st_size)
+    file = read_safetensors(path, str(path))
+    if mismatch := difference(weights, weights.sha256, weights.size, state_digest(file.tensors)):
+        raise IntegrityError(
+            f"{path}: {mismatch}; run `isanet-zoo download {weights.name} --force`"
+        )
+    return Converted(weights, f"{weights.name}/model.safetensors", file.sha256, file.size)
 
 
-def write_texts(twins: Sequence[Twin], repo: str, manifest: Path) -> dict[str, str]:
-    """Return the mirror's texts by name: the sums of all that it holds, and its card."""
-    sums = {w.hub.path: w.hub.sha256 for w in _mirrored(repo, manifest) if w.hub}
-    sums |= {twin.path: twin.sha256 for twin in twins}
-    mirrored = {w.name: w for w in (*_mirrored(repo, manifest), *(t.weights for t in twins))}
-    rows = [
-        (f"`{w.name}`", w.sources[0] if w.sources else w.links.repository, f"`{w.sha256}`",
-         w.licence.weights, w.licence.dataset)
-        for _, w in sorted(mirrored.items())
-    ]  # fmt: skip
-    heading = ("weights", "published at", "sha256 of the published file", "terms", "trained on")
+def render_texts(files: Sequence[Converted], repo: str, manifest: Path) -> dict[str, str]:
+    """Return the text files of a mirror with these and its earlier files: hashes and model card."""
+    earlier = [w for w in load_manifest(manifest).values() if w.hub and w.hub.repo == repo]
+    sums = {w.hub.path: w.hub.sha256 for w in earlier if w.hub}
+    sums |= {file.path: file.sha256 for file in files}
+    weights = {w.name: w for w in (*earlier, *(file.weights for file in files))}
     return {
         "SHA256SUMS": "".join(f"{digits}  {path}\n" for path, digits in sorted(sums.items())),
-        "README.md": HEAD.format(name=min(mirrored)) + card.table(heading, rows) + "\n",
+        "README.md": card.render_mirror([w for _, w in sorted(weights.items())]),
     }
-
-
-def _mirrored(repo: str, manifest: Path) -> list[Weights]:
-    """Return what a repository holds already, as the manifest says."""
-    return [w for w in load_manifest(manifest).values() if w.hub and w.hub.repo == repo]

@@ -37,8 +37,8 @@ from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import Range, Record, Text
-from isanet_zoo.weights.cards import save_model
 from isanet_zoo.weights.containers import read_state
+from isanet_zoo.weights.saving import save_model
 from isanet_zoo.weights.stored import State
 from isanet_zoo.weights.tensors import state_digest
 

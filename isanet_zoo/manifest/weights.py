@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from isanet_zoo.cache import CacheEntry
 from isanet_zoo.errors import InputError
@@ -59,6 +60,15 @@ class Metric(Record):
     protocol: str
     reported_by: str
     reproduced: Figure | None  # as measured with this library; None before that
+
+
+class ModelFacts(TypedDict, total=False):
+    """Facts about a network that its author states when it is saved."""
+
+    dataset: str  # the data set that it was trained on
+    recipe: Recipe | None  # the hyper-parameters of that training
+    metrics: Iterable[Metric]  # measured figures
+    licence: str | None  # of the weights, as the Hugging Face Hub abbreviates it: "apache-2.0"
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ Letters in shapes: B batch, C channels, K classes, H W image, h w feature map (1
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import HeadConfig, NetworkConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
-from isanet_zoo.manifest.recipe import Recipe
-from isanet_zoo.manifest.weights import Metric, Weights
+from isanet_zoo.manifest.weights import ModelFacts, Weights
 from isanet_zoo.network import backbones
 from isanet_zoo.network.head import AuxiliaryHead, ISAHead
 from isanet_zoo.network.resize import resize
@@ -154,38 +154,31 @@ class ISANet(nn.Module):
         self,
         folder: str | os.PathLike[str],
         *,
-        dataset: str = "",
-        recipe: Recipe | None = None,
-        metrics: Iterable[Metric] = (),
-        licence: str | None = None,
+        force: bool = False,
+        **facts: Unpack[ModelFacts],
     ) -> Path:
         """Write the network into a folder that `from_pretrained` loads.
 
         Its `model.safetensors` also works alone, as ``create_model(name, weights=FILE)``.
 
         Args:
-            folder: created if it does not exist. Files of an earlier save in it are replaced, each
-                once the new one is complete.
-            dataset: the data set that the network was trained on.
-            recipe: the hyper-parameters of that training.
-            metrics: measured figures. For published weights that were not trained further, data
-                set, recipe and metrics default to the published ones.
-            licence: of the weights, as the Hugging Face Hub abbreviates it (``"apache-2.0"``); that
-                of the published weights it started from if None.
+            folder: created if it does not exist. Files of an earlier save are replaced.
+            force: also replace files that this library did not write.
+            facts: `dataset`, `recipe`, `metrics` and `licence` of the weights, see `ModelFacts`.
+                Those of published or saved weights are kept until the weights are changed, the
+                licence also after that.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or other files have these names.
             CheckpointError: the network could not be loaded again: a part of it was exchanged, or
                 a parameter is not finite.
         """
         from isanet_zoo.hub import saved
 
-        return saved.save_pretrained(
-            self, folder, dataset=dataset, recipe=recipe, metrics=metrics, licence=licence
-        )
+        return saved.save_pretrained(self, folder, force=force, **facts)
 
     def push_to_hub(
         self,
@@ -194,10 +187,7 @@ class ISANet(nn.Module):
         private: bool = False,
         token: str | None = None,
         commit_message: str = "Upload an ISANet",
-        dataset: str = "",
-        recipe: Recipe | None = None,
-        metrics: Iterable[Metric] = (),
-        licence: str | None = None,
+        **facts: Unpack[ModelFacts],
     ) -> str:
         """Publish the network on the Hugging Face Hub, in one commit.
 
@@ -206,10 +196,7 @@ class ISANet(nn.Module):
             private: create it so that only its owners see it.
             token: with write access; the one that is stored on this machine if None.
             commit_message: title of the commit.
-            dataset: see `save_pretrained`, as for the next three.
-            recipe: the hyper-parameters of training.
-            metrics: measured figures.
-            licence: of the weights.
+            facts: see `save_pretrained`.
 
         Returns:
             The commit, which `from_pretrained` takes as `revision`.
@@ -222,15 +209,7 @@ class ISANet(nn.Module):
         from isanet_zoo.hub import saved
 
         return saved.push_to_hub(
-            self,
-            repo,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            dataset=dataset,
-            recipe=recipe,
-            metrics=metrics,
-            licence=licence,
+            self, repo, private=private, token=token, commit_message=commit_message, **facts
         )
 
     @property

@@ -55,6 +55,7 @@ class LoadReport:
         fresh: parameters that are not in the file and were initialised.
         adapted: parameters that were changed to fit other input channels.
         unused: tensors of the file that the network has no place for (the auxiliary head's).
+        state_digest: hash of the network's tensors after loading, see `tensors.state_digest`.
     """
 
     source: Path
@@ -63,6 +64,7 @@ class LoadReport:
     fresh: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    state_digest: str = ""
 
     def __str__(self) -> str:
         notes = [f"{self.source} ({self.trust}, {self.family})"]
@@ -213,23 +215,18 @@ def _as_in_file(specs: Mapping[str, Spec], network: NetworkConfig, layout: Layou
     return replace(network, head=head)
 
 
-@functools.cache
-def _skeleton(network: NetworkConfig, aux_loss: bool) -> ISANet:
+@functools.lru_cache(16)
+def _skeleton(network: NetworkConfig, aux_loss: bool, cls: type[ISANet] = ISANet) -> ISANet:
     with torch.device("meta"):  # names and shapes only: nothing is allocated or initialised
-        skeleton = ISANet(
-            network.backbone,
-            network.num_classes,
-            in_chans=network.in_chans,
-            aux_loss=aux_loss,
-            head=network.head,
-        )
-    return skeleton.float()  # independent of torch's default type
+        return cls.from_config(network, aux_loss=aux_loss).float()
 
 
-def structure(network: NetworkConfig, *, aux_loss: bool) -> dict[str, Spec]:
-    """Return the type and shape of every tensor in a network's state dict."""
-    state = _skeleton(network, aux_loss).state_dict()
-    return {key: spec_of(tensor) for key, tensor in state.items()}
+def structure(
+    network: NetworkConfig, *, aux_loss: bool, cls: type[ISANet] = ISANet
+) -> dict[str, Spec]:
+    """Return the type and shape of every tensor in the state dict of a network of class `cls`."""
+    skeleton = _skeleton(network, aux_loss, cls)  # type: ignore[arg-type]
+    return {key: spec_of(tensor) for key, tensor in skeleton.state_dict().items()}
 
 
 def first_convolution(network: NetworkConfig) -> str:

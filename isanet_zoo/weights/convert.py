@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError
-from isanet_zoo.files import replace, temporary_file
-from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.files import atomic_write
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.weights.cards import Card, read_card
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
-from isanet_zoo.weights.tensors import save_state
+from isanet_zoo.weights.description import (
+    Description,
+    Provenance,
+    describe_own,
+    read_description,
+)
+from isanet_zoo.weights.tensors import save_state, state_digest
 
 logger = logging.getLogger(__name__)
 
 
-def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Card | Weights]:
+def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     """Read a file of the user's own, of any family that published the same model.
 
     Args:
@@ -26,41 +31,36 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Card | Weights]:
         weights: the published weights that were named as the closest.
 
     Returns:
-        What is in it; and what describes it: its own card, or the closest weights of its family.
+        The tensors; and the file's own description, or one from the closest weights of its family.
 
     Raises:
-        CheckpointError: it cannot be read safely, is for another model, or its tensors are not the
-            network's.
+        CheckpointError: the file cannot be read safely, is for another model, or its tensors are
+            not those of the network.
     """
-    card = read_card(path)
-    if card and card.model not in ("", weights.model):
-        raise CheckpointError(f"{path} was made from {card.model}, not from {weights.model}")
+    own = read_description(path)
+    if own and own.model not in ("", weights.model):
+        raise CheckpointError(f"{path} was made from {own.model}, not from {weights.model}")
     known = families(weights)
     networks = {family: other.network for family, other in known.items()}
-    networks["zoo"] = card.network if card else weights.network
+    networks["zoo"] = own.network if own else weights.network
     checkpoint = load_checkpoint(path, networks)
-    family = checkpoint.layout.family
+    network, family = checkpoint.network, checkpoint.layout.family
     closest = known.get(family, weights)
+    aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
     logger.info(
-        "%s: a file of %s for %d classes, like %s",
-        *(path, family, checkpoint.network.num_classes, closest.name),
+        "%s: a file of %s for %d classes, like %s", path, family, network.num_classes, closest.name
     )
-    return checkpoint, card or closest
-
-
-def _describe(checkpoint: Checkpoint, weights: Weights) -> Card:
-    """Return the card of a converted file that had none."""
-    num_classes = checkpoint.network.num_classes
-    known = num_classes == weights.num_classes
-    return Card(
-        model=weights.model,
-        network=checkpoint.network,
-        label_set=weights.label_set if known else LabelSet.generic(num_classes),
-        preprocess=weights.preprocess,
-        dataset="",
-        recipe=None,
-        metrics=(),
-    )
+    if own is None:
+        return checkpoint, describe_own(closest, network, aux_head=aux_head)
+    if own.network != network:
+        raise CheckpointError(
+            f"{path} has tensors for {network.num_classes} classes and {network.in_chans} input "
+            f"channels, but its description has {own.network.num_classes} and "
+            f"{own.network.in_chans}"
+        )
+    if own.model and not own.provenance:  # of version 0.1.0
+        own = replace(own, provenance=Provenance.of(weights, unchanged=False))
+    return checkpoint, replace(own, aux_head=aux_head)
 
 
 def convert_checkpoint(
@@ -94,18 +94,17 @@ def convert_checkpoint(
     if not target.parent.is_dir() or target.is_dir():
         raise InputError(f"{target} cannot be written: it is, or is not in, a folder")
     weights = get_weights(name)
-    checkpoint, described = load_own(Path(src), weights)
+    checkpoint, description = load_own(Path(src), weights)
     state = checkpoint.state
     if half:
         state = {
             key: tensor.half() if tensor.is_floating_point() else tensor
             for key, tensor in state.items()
         }
-    card = described if isinstance(described, Card) else _describe(checkpoint, described)
+    description = replace(description, state_digest=state_digest(state))
     try:
-        with temporary_file(target.parent, ".safetensors") as temporary:
-            save_state(state, temporary, card=card.text())
-            replace(temporary, target)
+        with atomic_write(target) as temporary:
+            save_state(state, temporary, description=description.text())
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
     return target

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from isanet_zoo.errors import CheckpointError, printable
 from isanet_zoo.weights.stored import State, Stored, bytes_of
 
-CARD = "isanet_zoo"  # key of a file's description in its metadata
+DESCRIPTION = "isanet_zoo"  # key of the description in the metadata of a file
 
 LISTED = 10  # keys of each kind in an error message
 
@@ -125,20 +125,20 @@ def widen_spec(spec: Spec) -> Spec:
     return Spec("float32", spec.shape) if spec.dtype in ("float16", "bfloat16") else spec
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, *, card: str | None = None) -> None:
+def save_state(state: Mapping[str, Tensor], path: Path, *, description: str | None = None) -> None:
     """Write a state dict as safetensors; equal tensors result in equal files.
 
     Args:
         state: the tensors.
         path: the file.
-        card: description of the network, as text.
+        description: of the network, as JSON.
 
     Raises:
         OSError: the file cannot be written.
     """
     owned = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
     # One entry only: safetensors writes several in random order.
-    metadata = {"format": "pt"} if card is None else {CARD: card}
+    metadata = {"format": "pt"} if description is None else {DESCRIPTION: description}
     try:
         path.touch()
         mode = path.stat().st_mode

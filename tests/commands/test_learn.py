@@ -16,7 +16,7 @@ from PIL import Image
 
 import isanet_zoo
 from isanet_zoo.commands.main import main
-from isanet_zoo.weights.cards import read_card
+from isanet_zoo.weights.description import read_description
 from tests.conftest import TinyZoo
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
@@ -97,7 +97,7 @@ def test_each_of_the_six_is_fine_tuned_to_five_classes(
     names = {entry["name"] for entry in found["results"][0]["classes"]}
     assert names
     assert names <= set(FRUIT)
-    card = read_card(best)
+    card = read_description(best)
     assert card is not None
     assert (card.model, card.label_set.name) == (name, "fruit")
     assert card.recipe is not None

@@ -194,7 +194,7 @@ def test_weights_that_are_not_pinned_are_not_mirrored(hub: Hub, tiny_zoo: TinyZo
 
 def test_built_in_weights_need_no_mirror(hub: Hub) -> None:
     name = "isanet_efficientnet_lite0os8_camvid"
-    with pytest.raises(InputError, match="comes with this library"):
+    with pytest.raises(InputError, match="is part of this package"):
         mirror([name], REPO, lookup.manifest_path(), progress=False)
     assert hub.seen == []
 

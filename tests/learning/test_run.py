@@ -18,7 +18,7 @@ from PIL import Image
 from isanet_zoo import InputError, Recipe, SegmentationDataset, evaluate, train
 from isanet_zoo.learning import batches
 from isanet_zoo.learning.run import RunProgress
-from isanet_zoo.weights.cards import Card, read_card
+from isanet_zoo.weights.description import Description, read_description
 from isanet_zoo.weights.tensors import state_digest
 from tests.learning import tiny
 from tests.learning.tiny import RECIPE
@@ -32,8 +32,8 @@ def read_log(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_card_of(path: Path) -> Card:
-    card = read_card(path)
+def read_card_of(path: Path) -> Description:
+    card = read_description(path)
     assert card is not None
     return card
 
@@ -42,7 +42,7 @@ def outcome(out: Path) -> tuple[Any, ...]:
     """Return everything that a run leaves behind but its duration."""
     names = ("best.safetensors", "last.safetensors")
     rows = [{**row, "seconds": None} for row in read_log(out)]
-    return rows, *((read_card(out / name), digest(out / name)) for name in names)
+    return rows, *((read_description(out / name), digest(out / name)) for name in names)
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -1,0 +1,110 @@
+"""Networks built around checked tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from isanet_zoo.errors import CheckpointError
+from isanet_zoo.network import backbones
+from isanet_zoo.network.isanet import ISANet
+from isanet_zoo.weights.checkpoints import LoadReport
+from isanet_zoo.weights.description import Description
+from isanet_zoo.weights.stored import State
+from isanet_zoo.weights.tensors import state_digest
+
+Model = TypeVar("Model", bound=ISANet)
+
+
+class Loaded(NamedTuple):
+    """Tensors that passed every check, under this library's names."""
+
+    state: State
+    description: Description
+    report: LoadReport
+
+
+def load_network(
+    cls: type[Model],
+    loaded: Loaded,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    aux_loss: bool | None = None,
+) -> Model:
+    """Build a network around its tensors, in `eval()` mode.
+
+    Args:
+        cls: its class.
+        loaded: tensors and description.
+        num_classes: K; another number than the file's initialises the classifiers.
+        in_chans: channels of the images; others than the file's 3 adapt the first convolution.
+        aux_loss: build the auxiliary head. None stands for the file's own, as for the two above.
+
+    Raises:
+        CheckpointError: the file has no auxiliary head, or its input channels cannot be adapted.
+    """
+    state, description, report = loaded
+    config = description.network
+    network = dataclasses.replace(
+        config,
+        num_classes=config.num_classes if num_classes is None else num_classes,
+        in_chans=config.in_chans if in_chans is None else in_chans,
+    )
+    aux_loss = description.aux_head if aux_loss is None else aux_loss
+    if aux_loss and not description.aux_head:
+        raise CheckpointError(f"{report.source} has no auxiliary head; load it with aux_loss=False")
+    same = network.num_classes == config.num_classes
+    with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
+        model = cls.from_config(
+            network,
+            aux_loss=aux_loss,
+            label_set=description.label_set if same else None,
+            preprocess=description.preprocess,
+        )
+    initialised = {} if same else _classifiers(model)
+    adapted = _adapt_stem(model, state, config.in_chans, report)
+    keys = model.state_dict().keys()
+    chosen = {key: tensor for key, tensor in state.items() if key in keys} | initialised | adapted
+    model.load_state_dict(chosen, assign=True)
+    model.origin, model.weights = description, description.weights
+    model.load_report = dataclasses.replace(
+        report,
+        fresh=tuple(initialised),
+        adapted=tuple(adapted),
+        unused=tuple(key for key in state if key not in keys),
+        state_digest=state_digest(chosen),
+    )
+    return model.eval()
+
+
+def _adapt_stem(
+    model: ISANet, state: State, in_chans: int, report: LoadReport
+) -> dict[str, Tensor]:
+    """Return the weight of the first convolution, by key, if it must be adapted to the network."""
+    if model.config.in_chans == in_chans:
+        return {}
+    if in_chans != 3:
+        raise CheckpointError(
+            f"{report.source} is for {in_chans} input channels, which cannot be adapted; load it "
+            f"with in_chans={in_chans}"
+        )
+    key = f"backbone.{backbones.first_convolution(model.backbone)}"
+    return {key: backbones.adapt_first_convolution(state[key], model.config.in_chans)}
+
+
+def _classifiers(model: ISANet) -> dict[str, Tensor]:
+    """Return newly initialised parameters for the last layer of each head, by key."""
+    parameters: dict[str, Tensor] = {}
+    for name, head in (("head", model.head), ("aux_head", model.aux_head)):
+        if head is not None:
+            layer = nn.Conv2d(
+                *(head.classifier.in_channels, model.config.num_classes, 1),
+                device="cpu",  # not torch's defaults, which the user may have changed
+                dtype=torch.float32,
+            )
+            parameters |= {f"{name}.classifier.{k}": t for k, t in layer.state_dict().items()}
+    return parameters
