@@ -13,6 +13,7 @@ from isanet_zoo.errors import InputError, printable
 
 if TYPE_CHECKING:
     from isanet_zoo.inference.folders import Result
+    from isanet_zoo.inference.predictor import Predictor
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 BUILT_IN_NOTE = (
@@ -40,9 +41,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segment images and print the files written; return 1 if an image failed."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    from isanet_zoo.inference.folders import segment_files
     from isanet_zoo.inference.outputs import plan
     from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.zoo import create_model
@@ -60,24 +58,39 @@ def run(options: argparse.Namespace) -> int:
     model = create_model(name, options.weights is None, weights=options.weights)
     print_trust(name, model.load_report.trust)
     predictor = Predictor(model, **checked, confidence=options.confidence)
-    results: list[dict[str, Any]] = []
+    return _segment_all(predictor, planned, options)
+
+
+def _segment_all(
+    predictor: Predictor, planned: dict[Path, tuple[Path, ...]], options: argparse.Namespace
+) -> int:
+    """Segment images; print the files written, and the errors at the end, however it comes."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    from isanet_zoo.inference.folders import segment_files
+
+    done: list[dict[str, Any]] = []
     errors: list[str] = []
-    with tqdm(total=len(planned), unit="image", disable=len(planned) == 1) as bar:  # type: ignore[no-untyped-call]
-        for result in segment_files(predictor, planned, force=options.force):
-            bar.update()
-            if result.error:
-                errors.append(str(result.error))
-                continue
-            results.append(_record(result))
-            if not options.json:
-                with bar.external_write_mode():
-                    for file in result.files:
-                        print(printable(file, 5000), flush=True)
-    if options.json:
-        print_json({"results": results, "errors": errors})
-    if errors:
-        complain(f"{len(errors)} of {len(planned)} images could not be segmented:")
-        print("".join(f"  {line}\n" for line in errors), end="", file=sys.stderr)
+    total = len(planned)
+    try:
+        with tqdm(total=total, unit="image", disable=total == 1) as bar:  # type: ignore[no-untyped-call]
+            for result in segment_files(predictor, planned, force=options.force):
+                bar.update()
+                if result.error:
+                    errors.append(str(result.error))
+                    continue
+                done.append(_record(result))
+                if not options.json:
+                    with bar.external_write_mode():
+                        print(
+                            *(printable(file, 5000) for file in result.files), sep="\n", flush=True
+                        )
+    finally:
+        if options.json:
+            print_json({"results": done, "errors": errors})
+        if missing := total - len(done):
+            complain(f"{missing} of {total} images could not be segmented:")
+            print("".join(f"  {line}\n" for line in errors), end="", file=sys.stderr)
     return 1 if errors else 0
 
 

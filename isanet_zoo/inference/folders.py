@@ -59,7 +59,9 @@ def _read(
     try:
         for target in targets[: 3 if predictor.confidence else 2]:
             check_target(target, is_ours=is_marked, force=force)
-        return read_image(path)
+        image = read_image(path)
+        predictor.check_image(image)
+        return image
     except InputError as error:
         return Result(path, error=error)
 

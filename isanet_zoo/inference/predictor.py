@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isanet_zoo.engines.engine import Device, DType, best_device, create_engine, resolve_device
-from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.preprocess import fill_up, prepare
+from isanet_zoo.errors import InputError, printable
+from isanet_zoo.imaging.preprocess import fill_up, input_size, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
@@ -129,6 +129,22 @@ class Predictor:
             if progress:
                 progress(done, total)
             yield segmentation
+
+    def check_image(self, image: LoadedImage) -> None:
+        """Check that an image can be segmented with these options.
+
+        Raises:
+            InputError: one of its views has no pixels, too many pixels, or too many tiles.
+        """
+        preprocess = self.engine.preprocess
+        height, width = input_size(image.size, preprocess) if self.views.resize else image.size
+        try:
+            self.views.check_input((height, width))
+            if grid := self.views.grid(preprocess):
+                for scale in self.views.scales:
+                    tile_grid((int(height * scale), int(width * scale)), grid)
+        except InputError as error:
+            raise InputError(f"{printable(image.path or 'image')}: {error}") from error
 
     def _stream(
         self, images: Iterable[tuple[Key, LoadedImage]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,17 +22,12 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     `items`.
     """
     with ThreadPoolExecutor(THREADS, "isanet-zoo") as pool:
-        waiting: deque[Future[R]] = deque()
+        futures = (pool.submit(function, item) for item in items)
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) == AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for future in delayed(futures, AHEAD - 1):
+                yield future.result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def delayed(items: Iterable[T], count: int) -> Iterator[T]:

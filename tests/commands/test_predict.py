@@ -120,6 +120,39 @@ class TestFolderRun:
         assert len(output["results"]) == 3
         assert sum("not a regular file" in error for error in output["errors"]) == 2
 
+    def test_image_that_the_options_do_not_fit_is_reported(
+        self, photos: Path, tmp_path: Path, capsys: Captured
+    ) -> None:
+        Image.new("RGB", (9, 9)).save(photos / "small.png")
+        options = ["--no-resize", "--scales", "0.07", "--batch-size", "4", "--json"]
+        assert predict(photos, *options, out=tmp_path / "out") == 1
+        output = json.loads(capsys.readouterr().out)
+        assert [Path(result["image"]).name for result in output["results"]] == [
+            "a.jpg",
+            "b.png",
+            "c.PNG",
+        ]
+        assert sum("small.png: scale 0.07 makes 0 x 0 " in e for e in output["errors"]) == 1
+        assert len(output["errors"]) == 3
+
+    def test_summary_is_printed_when_the_run_fails(
+        self, photos: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = predictor.Predictor._segment
+
+        def fail_for_one(self: Any, items: Any) -> Any:
+            if any(image.size == (50, 60) for *_, image in items):  # that of c.PNG
+                raise RuntimeError("CUDA out of memory")
+            return real(self, items)
+
+        monkeypatch.setattr(predictor.Predictor, "_segment", fail_for_one)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            predict(photos, "--json", out=tmp_path / "out")
+        captured = capsys.readouterr()
+        output = json.loads(captured.out)
+        assert [Path(result["image"]).name for result in output["results"]] == ["a.jpg", "b.png"]
+        assert "of 5 images could not be segmented" in captured.err
+
     def test_image_that_is_named_twice_is_segmented_once(
         self, photos: Path, tmp_path: Path, capsys: Captured
     ) -> None:

@@ -53,6 +53,17 @@ def test_an_error_comes_when_it_is_its_turn() -> None:
         next(results)
 
 
+def test_in_order_yields_results_before_the_error_of_a_later_item() -> None:
+    def broken() -> Iterator[int]:
+        yield from range(2)
+        raise OSError("no more items")
+
+    results = in_order(lambda number: -number, broken())
+    assert [next(results) for _ in range(2)] == [0, -1]
+    with pytest.raises(OSError, match="no more items"):
+        next(results)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_items_are_given_later_than_they_are_made(count: int) -> None:
     taken: list[int] = []
