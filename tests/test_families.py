@@ -21,6 +21,7 @@ from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.convert import convert_checkpoint
 from isanet_zoo.weights.description import read_description
+from isanet_zoo.weights.layouts import BPKD
 from isanet_zoo.weights.tensors import state_digest
 from tests import reference
 
@@ -81,6 +82,25 @@ def test_vectors_are_met(vectors: str, name: str, case: str, files: Files) -> No
     np.testing.assert_allclose(decode.numpy(), expected["decode"], rtol=0, atol=tolerance)
     np.testing.assert_allclose(aux.numpy(), expected["aux"], rtol=0, atol=tolerance)
     np.testing.assert_array_equal(labels.numpy(), expected["full_argmax"])
+
+
+@pytest.mark.parametrize("layout", ["converted", "plain training", "distillation"])
+def test_load_checkpoint_bpkd_in_each_layout_reads_the_student(layout: str, tmp_path: Path) -> None:
+    """The teacher comes first in the file, and has the student's keys and shapes."""
+    student = reference.fill(reference.shapes("bpkd", "resnet18", 19))
+    teacher = {key: tensor + 1 for key, tensor in student.items()}
+    state = student
+    if layout == "distillation":
+        state = {f"distiller.teacher.{key}": tensor for key, tensor in teacher.items()}
+        state |= {f"architecture.model.{key}": tensor for key, tensor in student.items()}
+    content: dict[str, object] = {"state_dict": state}
+    if layout != "converted":
+        optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []}
+        content |= {"meta": {"iter": 80000, "loss": np.float32(0.5)}, "optimizer": optimizer}
+    torch.save(content, tmp_path / "student.pth")
+    found = load_checkpoint(tmp_path / "student.pth", get_weights(SMALL).network, exact=True)
+    expected = {BPKD.ours(key): tensor for key, tensor in student.items()}
+    assert state_digest(found.state) == state_digest(expected)
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -18,6 +18,7 @@ from isanet_zoo.weights.http import is_remote
 
 _unreachable: set[str] = set()  # hosts that failed in this process
 
+LARGEST_TEACHER = 1 << 28  # bytes; files from distillation may include the teacher
 OVERHEAD = 4  # a checkpoint has at most so many float32 numbers per parameter (optimiser states)
 
 
@@ -63,7 +64,8 @@ def mirrors(filename: str) -> list[str]:
 def largest_size(weights: Weights) -> int:
     """Return the most bytes that a published file, or its converted copy, can have."""
     if weights.size is None:
-        return OVERHEAD * 4 * weights.parameters.with_aux
+        teacher = LARGEST_TEACHER if weights.teacher else 0
+        return OVERHEAD * 4 * weights.parameters.with_aux + teacher
     return max(weights.size, weights.hub.size if weights.hub else 0)
 
 

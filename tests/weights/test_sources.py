@@ -89,6 +89,10 @@ def test_largest_size_is_the_manifest_s_or_a_multiple_of_the_parameters() -> Non
     hub = HubFile("someone/weights", "0" * 40, "a.safetensors", "1" * 64, 2000)
     known = replace(WEIGHTS, sha256="2" * 64, size=1234, state_digest="3" * 64, hub=hub)
     assert sources.largest_size(known) == 2000
+    student = get_weights("isanet_resnet18os8_cityscapes")
+    teacher = get_weights("isanet_resnet101os8_pascal_context")
+    with_teacher = student.parameters.with_aux + teacher.parameters.with_aux
+    assert sources.largest_size(student) > 4 * (2 * student.parameters.with_aux + with_teacher)
 
 
 @pytest.mark.parametrize("variable", ["ISANET_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
