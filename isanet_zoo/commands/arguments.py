@@ -170,6 +170,7 @@ def layout(options: argparse.Namespace) -> str:
     """Return the layout of `--layout`, or the one that the files suggest."""
     if options.layout:
         return str(options.layout)
-    return (
-        "folder" if (options.data / "classes.txt").is_file() else get_weights(options.name).dataset
+    is_folder = (options.data / "classes.txt").is_file() or (
+        (options.data / "images").is_dir() and (options.data / "masks").is_dir()
     )
+    return "folder" if is_folder else get_weights(options.name).dataset

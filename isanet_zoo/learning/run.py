@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -25,9 +26,23 @@ from isanet_zoo.learning.trainer import MAX_SEED, Trainer, check_batch
 from isanet_zoo.learning.transforms import Augment
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.records import whole_number
+from isanet_zoo.records import Range, Record
 
-MAX_WORKERS = 256
+Count = Annotated[int, Range(1, 1_000_000)]
+
+
+@dataclass(frozen=True)
+class RunOptions(Record):
+    """Options of a run beside its recipe, see `train`.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    evaluate_every: Count
+    seed: Annotated[int, Range(0, MAX_SEED)]
+    workers: Annotated[int, Range(0, 256)]
+    accumulate: Count
 
 
 @dataclass(frozen=True)
@@ -87,17 +102,19 @@ def train(
             weight is no longer finite.
         CheckpointError: the state in `out` is damaged, altered or of another network.
     """
-    seed = whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
-    workers = whole_number("workers", workers, at_least=0, at_most=MAX_WORKERS)
-    accumulate = whole_number("accumulate", accumulate)
-    evaluate_every = whole_number("evaluate_every", evaluate_every)
+    options = RunOptions(evaluate_every, seed, workers, accumulate)
     device = resolve_device(device, next(model.parameters()).device)
     for data in (dataset, validation):
         _check_classes(model, data)
-    check_batch(model.freeze(*recipe.frozen), recipe, accumulate)
-    batches = EpochBatches(len(dataset), recipe, seed=seed)
+    check_batch(model.freeze(*recipe.frozen), recipe, options.accumulate)
+    batches = EpochBatches(len(dataset), recipe, seed=options.seed)
     folder = RunFolder(
-        Path(out), model=model, dataset=dataset, validation=validation, recipe=recipe, seed=seed
+        Path(out),
+        model=model,
+        dataset=dataset,
+        validation=validation,
+        recipe=recipe,
+        seed=options.seed,
     )
     with folder.open(resume=resume):
         trainer = Trainer(
@@ -106,14 +123,14 @@ def train(
             steps=batches.steps,
             class_weights=_check_data(dataset, validation, recipe, check_progress, check=check),
             device=device,
-            accumulate=accumulate,
-            seed=seed,
+            accumulate=options.accumulate,
+            seed=options.seed,
         )
         if resume:
             folder.restore(trainer, steps_per_epoch=batches.per_epoch)
             batches.start = trainer.step
         try:
-            _run(trainer, folder, batches, workers, evaluate_every, progress)
+            _run(trainer, folder, batches, options, progress)
         finally:
             trainer.finish()
     return folder.best
@@ -123,8 +140,7 @@ def _run(
     trainer: Trainer,
     folder: RunFolder,
     batches: EpochBatches,
-    workers: int,
-    evaluate_every: int,
+    options: RunOptions,
     progress: Callable[[RunProgress], None] | None,
 ) -> None:
     """Train from the trainer's step to the last one."""
@@ -139,7 +155,7 @@ def _run(
     start, first = time.monotonic(), trainer.step
     seconds_before = folder.epochs[-1].seconds if folder.epochs else 0.0
     losses: list[Tensor] = []
-    for images, target in read_batches(views, batches, workers=workers, pin_memory=on_cuda):
+    for images, target in read_batches(views, batches, workers=options.workers, pin_memory=on_cuda):
         lr = trainer.lr
         loss = trainer.train_step(images, target)
         losses.append(loss)
@@ -154,7 +170,7 @@ def _run(
             number = trainer.step // batches.per_epoch
             elapsed = round(seconds_before + seconds, 1)
             epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None)
-            due = number % evaluate_every == 0 or number == recipe.epochs
+            due = number % options.evaluate_every == 0 or number == recipe.epochs
             folder.save_state(trainer, epoch, due=validation is not None and due)
             _evaluate_and_save(trainer, folder)
         if progress:

@@ -1,4 +1,4 @@
-"""`train`, `evaluate` and then `predict`, as a user runs them."""
+"""Tests of the commands `train` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import isanet_zoo
+from isanet_zoo import InputError
+from isanet_zoo.commands import learn
 from isanet_zoo.commands.main import main
 from isanet_zoo.weights.description import read_description
 from tests.conftest import TinyZoo
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
-SIX = [
-    f"isanet_resnet{depth}os8_{dataset}"
-    for depth in (50, 101)
-    for dataset in ("voc", "ade20k", "cityscapes")
-]
 FRUIT = ("apple", "pear", "plum", "grape", "background")
+SHORT = ("epochs=1", "batch_size=2", "crop=[64, 64]", "base_size=null", "lr=0.001")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def draw(image: Path, mask: Path, classes: int, seed: int, *, ignored: int = 255) -> None:
-    """Write a noisy picture of coloured stripes, and which stripe is which."""
+    """Write a noisy image of coloured stripes, and the mask of the stripes."""
     image.parent.mkdir(parents=True, exist_ok=True)
     mask.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -42,10 +50,10 @@ def draw(image: Path, mask: Path, classes: int, seed: int, *, ignored: int = 255
     Image.fromarray(labels.astype(np.uint8)).save(mask)
 
 
-@pytest.fixture(scope="module")
-def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures and masks with five classes."""
-    root = tmp_path_factory.mktemp("data") / "fruit"
+@pytest.fixture
+def fruit(tmp_path: Path) -> Path:
+    """A folder of images and masks with five classes."""
+    root = tmp_path / "fruit"
     for split, count in (("train", 4), ("val", 1)):
         for number in range(count):
             draw(
@@ -60,7 +68,7 @@ def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures that lie as CamVid's do."""
+    """Three images in the layout of CamVid."""
     root = tmp_path_factory.mktemp("camvid")
     for number in range(3):
         name = f"{number}.png"
@@ -68,35 +76,85 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 0
-    return json.loads(capsys.readouterr().out)
+class Result(NamedTuple):
+    """Exit status and output of a command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines on stderr that are errors, without a progress bar before them."""
+        return [line for line in self.err.replace("\r", "\n").split("\n") if "error: " in line]
 
 
-@pytest.mark.usefixtures("zoo")
-@pytest.mark.parametrize("name", SIX)
-def test_each_of_the_six_is_fine_tuned_to_five_classes(
-    name: str, fruit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train(run: Any, tiny_zoo: TinyZoo, fruit: Path, tmp_path: Path) -> Any:
+    """Train the small model on `fruit`; later options replace earlier ones."""
+
+    def call(*options: object, recipe: tuple[str, ...] = SHORT) -> Result:
+        common = ("--data", fruit, "--out", tmp_path / "run", "--workers", 0, "--device", "cpu")
+        result: Result = run(
+            "train", tiny_zoo.weights.name, "--scratch", *common, *options, "--set", *recipe
+        )
+        return result
+
+    return call
+
+
+@pytest.fixture
+def evaluate(run: Any, tiny_zoo: TinyZoo, fruit: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Evaluate the published small model on `fruit`, whose classes are renamed to the model's."""
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    (fruit / "classes.txt").write_text("\n".join(tiny_zoo.weights.label_set.names))
+
+    def call(*options: object) -> Result:
+        result: Result = run("evaluate", tiny_zoo.weights.name, "--data", fruit, *options)
+        return result
+
+    return call
+
+
+# Train
+
+
+def test_fine_tuned_model_is_evaluated_and_predicts(
+    run: Any, tiny_zoo: TinyZoo, fruit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    recipe = ("epochs=1", "batch_size=2", "crop=[64, 64]", "base_size=null", "lr=0.001")
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    name, out = tiny_zoo.weights.name, tmp_path / "run"
     common = ("--data", fruit, "--device", "cpu")
-    train = ("train", name, *common, "--out", run, "--workers", 0, "--no-val", "--set", *recipe)
-    assert main([str(argument) for argument in train]) == 0
-    best = run / "best.safetensors"
-    assert capsys.readouterr().out == f"{best}\n"
-    scores = answer(
-        capsys, "evaluate", name, "-w", best, *common, "--split", "train", "--no-resize", "--json"
-    )
-    assert tuple(scores["iou"]) == FRUIT
-    picture = fruit / "images" / "val" / "0.png"
-    found = answer(
-        capsys, "predict", picture, "-m", name, "-w", best, "-o", tmp_path, "--no-resize", "--json"
-    )
+    (fruit / "classes.txt").write_text("\n".join(FRUIT[:4]))
+    for mask in (fruit / "masks").rglob("*.png"):
+        with Image.open(mask) as image:
+            labels = np.array(image)
+        labels[labels == 4] = 255
+        Image.fromarray(labels).save(mask)
+    result = run("train", name, *common, "--out", out, "--workers", 0, "--no-val", "--set", *SHORT)
+    best = out / "best.safetensors"
+    assert (result.status, result.out) == (0, f"{best}\n"), result.err
+    result = run("evaluate", name, "-w", best, *common, "--split", "train", "--json")
+    scores = json.loads(result.out)
+    assert tuple(scores["iou"]) == FRUIT[:4]
+    assert scores["absent"] == []
+    photo = fruit / "images" / "val" / "0.png"
+    found = json.loads(run("predict", photo, "-m", name, "-w", best, "-o", tmp_path, "--json").out)
     names = {entry["name"] for entry in found["results"][0]["classes"]}
     assert names
-    assert names <= set(FRUIT)
+    assert names <= set(FRUIT[:4])
     card = read_description(best)
     assert card is not None
     assert (card.model, card.label_set.name) == (name, "fruit")
@@ -104,76 +162,274 @@ def test_each_of_the_six_is_fine_tuned_to_five_classes(
     assert (card.recipe.lr, card.recipe.crop, card.recipe.momentum) == (0.001, (64, 64), 0.9)
 
 
-def test_training_is_resumed_and_scores_are_written(
-    fruit: Path, tiny_zoo: TinyZoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, name = tmp_path / "run", tiny_zoo.weights.name
-    base = ["train", name, "--data", str(fruit), "--out", str(run), "--workers", "0", "--scratch"]
-    recipe = ["--set", "epochs=2", "batch_size=2", "crop=[32, 32]", "optimizer=adamw", "ema=0.9"]
-    assert main([*base, *recipe]) == 0
-    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:
+    recipe = ("epochs=2", "batch_size=2", "crop=32", "optimizer=adamw", "ema=0.9")
+    assert train(recipe=recipe).status == 0
+    log = tmp_path / "run" / "log.csv"
+    rows = list(csv.DictReader(log.read_text().splitlines()))
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["miou"]) >= 0 for row in rows)
-    assert main([*base, *recipe]) == 1
-    assert "already contains a run" in capsys.readouterr().err
-    assert main([*base, *recipe, "--resume"]) == 0
-    assert main([*base, *recipe[:-1], "--resume"]) == 1
-    assert "ema was 0.9, is null" in capsys.readouterr().err
+    assert "already contains a run" in train(recipe=recipe).errors[0]
+    assert train("--resume", recipe=recipe).status == 0
+    result = train("--resume", recipe=recipe[:-1])
+    assert "ema was 0.9, is null" in result.errors[0]
+    assert f"-w {tmp_path / 'run' / 'last.safetensors'} -o ANOTHER_FOLDER" in result.errors[0]
+    result = train("--resume", recipe=("epochs=3", *recipe[1:]))
+    assert result.status == 0
+    assert "the run is extended from 2 to 3 epochs" in result.err
+    assert len(log.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("lr", "give NAME=VALUE"),
+        ("lr", "write NAME=VALUE"),
         ("rate=1", "one of split, epochs"),
-        ("epochs=many", "epochs is 'many'; it must be a whole number from 1 to"),
+        ("epochs=many", "epochs is 'many'; it must be a whole number"),
         ("lr=0.00001", "lr is 1e-05; it must be at least min_lr"),
-        ("optimizer=lion", "'lion'; it must be one of 'sgd', 'adamw'"),
+        ("optimizer=lion", "optimizer is 'lion'; it must be one of 'sgd', 'adamw'"),
+        ("hue=1e300", "hue is 1e+300; it must be a number from 0 to 180"),
+        ("lr=NaN", "lr is nan"),
+        ("crop=abc", "crop is 'abc'; it must be a list"),
+        ("crop=[1, 2, 3]", "crop has 3 items; there must be 2"),
+        ("crop=true", "crop is True; it must be a list"),
+        ("frozen=head", "frozen is 'head'; it must be a list"),
+        ("batch_size=1000000000", "batch_size is 1000000000"),
+        ("epochs=" + "9" * 5000, "epochs is"),
+        ("frozen=" + "[" * 100_000, "frozen is"),
     ],
 )
-def test_changes_of_the_recipe_that_make_no_sense_are_named(
-    change: str, message: str, fruit: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_change_of_the_recipe_is_refused_with_the_syntax(
+    train: Any, change: str, message: str
 ) -> None:
-    assert main(["train", SIX[0], "--data", str(fruit), "--set", change]) == 1
-    assert message in capsys.readouterr().err
+    result = train(recipe=(change,))
+    assert (result.status, result.out) == (1, "")
+    (error,) = result.errors
+    assert message in error
+    assert "=" in error.partition(message)[2] or "NAME=VALUE" in error
+    assert len(error) < 5000
 
 
-def test_evaluation_equals_the_function_and_writes_each_picture(
-    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("text", "crop"), [("64", (64, 64)), ("[48, 64]", (48, 64)), ("[48,64]", (48, 64))]
+)
+def test_crop_is_one_number_or_a_pair(
+    train: Any, tmp_path: Path, text: str, crop: tuple[int, int]
 ) -> None:
-    table = tmp_path / "pictures.csv"
-    found = answer(capsys, "evaluate", BUILT_IN, "--data", streets, "--csv", table, "--json")
+    assert train("--no-val", recipe=(*SHORT, f"crop={text}")).status == 0
+    card = read_description(tmp_path / "run" / "best.safetensors")
+    assert card is not None
+    assert card.recipe is not None
+    assert card.recipe.crop == crop
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seed", -1), "seed is -1; it must be a whole number from 0 to"),
+        (("--seed", 2**64), f"seed is {2**64}"),
+        (("--workers", -1), "workers is -1; it must be a whole number from 0 to 256"),
+        (("--accumulate", 0), "accumulate is 0; it must be a whole number from 1 to"),
+        (("--eval-every", 0), "evaluate_every is 0"),
+        (("--device", "gpu"), "device 'gpu' is not available"),
+        (("--device", "cuda:99"), "device 'cuda:99' is not available"),
+    ],
+)
+def test_option_out_of_range_is_refused_before_the_model_is_built(
+    train: Any, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], message: str
+) -> None:
+    monkeypatch.setattr(learn, "_initial_model", lambda *_, **__: pytest.fail("a model was built"))
+    result = train(*options)
+    assert (result.status, result.out) == (1, "")
+    (error,) = result.errors
+    assert message in error
+
+
+def test_imagenet_weights_that_are_not_cached_offline_are_one_error(
+    run: Any, tiny_zoo: TinyZoo, fruit: Path
+) -> None:
+    result = run("train", tiny_zoo.weights.name, "--imagenet", "--data", fruit)
+    assert result.status == 1
+    (error,) = result.errors
+    assert "ImageNet weights for 'test_resnet' are not cached" in error
+
+
+def test_error_of_a_reading_process_is_one_line(train: Any, fruit: Path, tmp_path: Path) -> None:
+    (fruit / "images" / "train" / "2.png").write_bytes(b"not an image")
+    errors = []
+    for workers in (0, 1):
+        result = train("--no-check", "--workers", workers, "-o", tmp_path / str(workers))
+        assert (result.status, result.out) == (1, "")
+        assert "Traceback" not in result.err
+        errors += result.errors
+    assert len(errors) == 2
+    assert errors[0] == errors[1]
+    assert "images/train/2.png" in errors[0]
+
+
+def test_masks_are_checked_before_the_first_step(train: Any, fruit: Path) -> None:
+    for mask in (fruit / "masks" / "train" / "3.png", fruit / "masks" / "val" / "0.png"):
+        Image.fromarray(np.full((64, 80), 77, np.uint8)).save(mask)
+    result = train()
+    assert result.status == 1
+    assert "2 of 5 pairs of image and mask cannot be used" in result.err
+    assert "train/3.png contains 77" in result.err
+    assert "val/0.png contains 77" in result.err
+    assert "step" not in result.err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_masks_of_0_and_255_are_refused(
+    train: Any, evaluate: Any, fruit: Path, command: str
+) -> None:
+    for mask in (fruit / "masks").rglob("*.png"):
+        Image.fromarray(np.full((64, 80), (0, 255) * 40, np.uint8)).save(mask)
+    result = train() if command == "train" else evaluate()
+    assert result.status == 1
+    (error,) = result.errors
+    assert "contain only 0 and 255" in error
+    assert "100.00" not in result.out
+
+
+def test_single_class_is_refused(train: Any, fruit: Path) -> None:
+    (fruit / "classes.txt").write_text("road\n")
+    (error,) = train().errors
+    assert "has 1 class (road)" in error
+
+
+def test_missing_classes_file_is_named(train: Any, fruit: Path) -> None:
+    (fruit / "classes.txt").unlink()
+    (error,) = train().errors
+    assert "classes.txt does not exist; write the names of the classes into it" in error
+
+
+# Evaluate
+
+
+def test_table_and_json_state_absent_classes(evaluate: Any, fruit: Path) -> None:
+    with Image.open(fruit / "masks" / "val" / "0.png") as image:
+        labels = np.array(image)
+    labels[labels == 1] = 0
+    Image.fromarray(labels).save(fruit / "masks" / "val" / "0.png")
+    result = evaluate()
+    assert result.status == 0, result.err
+    assert "the 1 masks of fruit val have no pixel of road, street" in result.err
+    assert "road, street (no pixel in the masks)" in result.out
+    count = result.out.partition("mIoU (mean of ")[2].partition(" of 5 classes)")[0]
+    scores = json.loads(evaluate("--json").out, parse_constant=pytest.fail)
+    assert scores["absent"] == ["road, street"]
+    assert scores["classes_evaluated"] == int(count)
+    assert list(scores["iou"].values()).count(None) == 5 - int(count)
+
+
+def test_csv_has_a_row_per_image_in_utf8(evaluate: Any, fruit: Path, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        path = fruit / folder / "val" / "0.png"
+        path.rename(path.with_name("straße 東.png"))
+    table = tmp_path / "scores.csv"
+    for _ in range(2):  # its own file is replaced
+        assert evaluate("--csv", table).status == 0
+    with table.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["image"] == str(fruit / "images" / "val" / "straße 東.png")
+    assert 0 <= float(row["mIoU"]) <= 1
+
+
+@pytest.mark.parametrize("kind", ["no folder", "folder", "foreign", "device"])
+def test_csv_that_cannot_be_written_is_refused_before_the_start(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.csv").write_text("image,notes\n")
+    path = {
+        "no folder": tmp_path / "none" / "scores.csv",
+        "folder": tmp_path / "folder",
+        "foreign": tmp_path / "notes.csv",
+        "device": Path("/dev/full"),
+    }[kind]
+    monkeypatch.setattr("isanet_zoo.zoo.create_model", lambda *_, **__: pytest.fail("too late"))
+    result = evaluate("--csv", path)
+    assert (result.status, result.out) == (1, "")
+    (error,) = result.errors
+    assert str(path) in error
+    assert (tmp_path / "notes.csv").read_text() == "image,notes\n"
+
+
+def test_foreign_csv_is_replaced_with_force(evaluate: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text("image,notes\n")
+    assert evaluate("--csv", path, "--force").status == 0
+    assert path.read_text().startswith("image,mIoU,pixel accuracy,")
+
+
+def test_scores_are_printed_before_the_csv_is_written(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(learn, "_write_csv", fail)
+    result = evaluate("--csv", tmp_path / "scores.csv")
+    assert result.status == 1
+    assert "pixel accuracy" in result.out
+    assert result.errors == ["isanet-zoo: error: the disk is full"]
+
+
+def test_no_check_reads_masks_during_the_evaluation_only(evaluate: Any, fruit: Path) -> None:
+    Image.fromarray(np.full((64, 80), 77, np.uint8)).save(fruit / "masks" / "val" / "0.png")
+    for options in ((), ("--no-check",)):
+        result = evaluate(*options)
+        assert result.status == 1
+        assert "0.png contains 77" in result.errors[0]
+    result = evaluate("--no-check")
+    assert "mask" not in result.err.partition("isanet-zoo: error")[0]
+
+
+def test_evaluation_equals_the_function(run: Any, streets: Path, tmp_path: Path) -> None:
+    table = tmp_path / "images.csv"
+    arguments = ("evaluate", BUILT_IN, "--data", streets, "--no-resize")
+    result = run(*arguments, "--csv", table, "--json")
+    found = json.loads(result.out)
     dataset = isanet_zoo.open_dataset("camvid", streets, "val")
     rows: list[tuple[Path, isanet_zoo.Scores]] = []
     scores = isanet_zoo.evaluate(
-        isanet_zoo.create_model(BUILT_IN, pretrained=True),
+        isanet_zoo.Predictor(BUILT_IN, resize=False, device="cpu"),
         dataset,
         each=lambda path, own: rows.append((path, own)),
     )
     assert found["miou"] == scores.miou
     assert found["iou"] == scores.iou
-    with table.open() as file:
+    with table.open(encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert [row["image"] for row in written] == [str(path) for path, _ in rows]
     assert [float(row["mIoU"]) for row in written] == [own.miou for _, own in rows]
-    assert main(["evaluate", BUILT_IN, "--data", str(streets), "--flip"]) == 0
-    out = capsys.readouterr().out
-    assert "Bicyclist" in out
-    assert "mIoU" in out
-    assert main(["evaluate", BUILT_IN, "--data", str(tmp_path)]) == 1
-    assert "does not exist; a camvid data set is expected as" in capsys.readouterr().err
+    result = run(*arguments, "--flip")
+    assert result.status == 0
+    assert "Bicyclist" in result.out
+    assert "mIoU (mean of 11 of 11 classes)" in result.out
+    (error,) = run("evaluate", BUILT_IN, "--data", tmp_path).errors
+    assert "does not exist; a camvid data set is expected as" in error
 
 
 def test_torchrun_spreads_an_evaluation_and_changes_nothing(
-    streets: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Any, streets: Path, tmp_path: Path
 ) -> None:
-    arguments = ["evaluate", BUILT_IN, "--data", str(streets), "--device", "cpu", "--json"]
-    alone = answer(capsys, *arguments)
+    arguments = [
+        "evaluate",
+        BUILT_IN,
+        "--data",
+        str(streets),
+        "--device",
+        "cpu",
+        "--json",
+        "--no-resize",
+    ]
+    alone = json.loads(run(*arguments).out)
     spread = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--standalone", "-m", "isanet_zoo", *arguments),
-            *("--csv", str(tmp_path / "pictures.csv")),
+            *("--csv", str(tmp_path / "images.csv")),
         ],
         capture_output=True,
         text=True,
@@ -181,6 +437,6 @@ def test_torchrun_spreads_an_evaluation_and_changes_nothing(
         check=True,
     )
     assert json.loads(spread.stdout) == alone
-    with (tmp_path / "pictures.csv").open() as file:
+    with (tmp_path / "images.csv").open(encoding="utf-8") as file:
         images = [Path(row["image"]).name for row in csv.DictReader(file)]
     assert images == ["0.png", "1.png", "2.png"]
