@@ -38,6 +38,8 @@ FORMATS = {  # Pillow's name -> suffixes
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 BYTES_PER_PIXEL = 16  # bounds a file's bytes by Pillow's bound on pixels
+MOST_SCANS = 100  # of a JPEG; each takes time for the whole image, even if it is a few bytes
+START_OF_SCAN = b"\xff\xda"
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
 FileLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -108,6 +110,10 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
                 f"{name} holds several images; save the one to use as a file, or pass it as a PIL "
                 "image after image.seek(number)"
             )
+        if image.format in ("JPEG", "MPO"):
+            stream.seek(0)
+            if (scans := stream.read().count(START_OF_SCAN)) > MOST_SCANS:
+                raise InputError(f"{name} has {scans} scans, more than {MOST_SCANS}; save it anew")
         yield image, name
 
 

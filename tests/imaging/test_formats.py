@@ -17,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image
 
@@ -244,6 +246,13 @@ class TestSizes:
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
             assert "is too large (16001 bytes)" in refusal(file)
 
+    def test_jpeg_of_many_scans_is_refused_before_decoding(self) -> None:
+        content = encode(Image.fromarray(RGB), "JPEG", progressive=True)
+        assert read_image(content).size == (24, 40)
+        last_scan = content[content.rindex(b"\xff\xda") : -2]
+        slow = content[:-2] + 200 * last_scan + content[-2:]
+        assert re.search(r"has 2\d\d scans, more than 100", refusal(slow))
+
     def test_masks_share_the_reader(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "mask.png"
         path.write_bytes(encode(Image.fromarray(RGB[:, :, 0].copy()), "PNG"))
@@ -273,6 +282,22 @@ SPECIAL: dict[str, tuple[Callable[[Path], object], str]] = {  # name -> how to m
     "missing.png": (lambda _: None, "there is no such file"),
     "\udcff\ud800.png": (lambda _: None, "not a file name|no such file"),
 }
+
+
+@settings(deadline=None)
+@given(st.sampled_from([*LOSSLESS, "AVIF", "GIF", "JPEG"]), st.data())
+def test_damaged_file_is_read_or_refused(kind: str, data: st.DataObject) -> None:
+    content = bytearray(encode(Image.fromarray(RGB), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    try:
+        image = read_image(bytes(content))
+    except InputError as error:
+        assert str(error).isprintable()  # noqa: PT017
+    else:
+        assert image.pixels.shape == (3, *image.size)
+        assert image.pixels.dtype == torch.uint8
 
 
 class TestPaths:
