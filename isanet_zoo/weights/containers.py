@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import torch
-
 from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import HEAD, foreign_content, open_regular
 from isanet_zoo.weights.headers import parse_header
 from isanet_zoo.weights.paddle import find_array
 from isanet_zoo.weights.pickles import read_pickle
-from isanet_zoo.weights.stored import State, Stored, fill, read_tensor
+from isanet_zoo.weights.stored import State, Stored, allocate, fill, read_tensor
 from isanet_zoo.weights.torch_files import LEGACY_MAGIC, read_legacy_file, read_torch_file
 
 MAX_HEADER = 1 << 22  # bytes; enough for some 20,000 tensors
@@ -138,8 +136,9 @@ def read_safetensors(path: Path, name: str) -> SafetensorsFile:
         header, metadata = _read_header(file, name, digest)
         tensors = {}
         for key, stored in header.items():
-            tensors[key] = torch.empty(stored.shape, dtype=stored.dtype, device="cpu")
-            fill(tensors[key], file, name, digest)
+            flat = allocate(stored.extent, stored.dtype, name)
+            fill(flat, file, name, digest)
+            tensors[key] = flat.view(stored.shape)
         if file.read(1):
             raise CheckpointError(f"{name} grew while it was read; try again")
         return SafetensorsFile(tensors, metadata, digest.hexdigest(), file.tell())

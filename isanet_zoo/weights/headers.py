@@ -39,9 +39,12 @@ def parse_header(text: bytes, start: int, end: int) -> tuple[dict[str, Stored], 
     """
     try:
         entries = json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("its header is not valid JSON") from error
+    try:
         metadata = entries.pop("__metadata__", None) or {}
         tensors = dict(_tensors(entries, start, end))
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("its header is invalid") from error
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
@@ -49,15 +52,17 @@ def parse_header(text: bytes, start: int, end: int) -> tuple[dict[str, Stored], 
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError if a key occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("its header has the same key twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _tensors(
     entries: dict[str, dict[str, Any]], start: int, end: int
 ) -> Iterator[tuple[str, Stored]]:
+    """Yield the tensors in the order of their positions."""
     position = start
     for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])

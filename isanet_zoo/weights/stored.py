@@ -55,7 +55,7 @@ def read_tensor(stored: Stored, file: BinaryIO, name: str) -> Tensor:
     Raises:
         CheckpointError: the file ends too early, or its text is invalid.
     """
-    flat = torch.empty(stored.extent, dtype=stored.dtype, device="cpu")
+    flat = allocate(stored.extent, stored.dtype, name)
     if isinstance(stored.source, bytes):
         bytes_of(flat)[:] = stored.source
     elif stored.source.is_text:
@@ -67,6 +67,20 @@ def read_tensor(stored: Stored, file: BinaryIO, name: str) -> Tensor:
         return flat.view(stored.shape)
     tensor = flat.as_strided(stored.shape, stored.strides).contiguous()
     return tensor.view(-1).view(stored.shape)  # with the usual strides of axes of length 1
+
+
+def allocate(count: int, dtype: torch.dtype, name: str) -> Tensor:
+    """Return an uninitialised tensor (count,) on the CPU.
+
+    Raises:
+        CheckpointError: there is not enough memory.
+    """
+    try:
+        return torch.empty(count, dtype=dtype, device="cpu")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{name} has a tensor of {count * dtype.itemsize:,} bytes, for which there is no memory"
+        ) from error
 
 
 def is_shape(shape: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:

@@ -1,0 +1,31 @@
+"""Hostile weight files are refused in bounded time and memory, with a bounded message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS, /proc and FIFOs")
+def test_hostile_files_are_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.weights.hostile", str(tmp_path)]
+    process = subprocess.run(program, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    outcomes = json.loads(process.stdout)
+    assert len(outcomes) > 200
+    accepted = {
+        name: outcome[:200]
+        for name, outcome in outcomes.items()
+        if not outcome.startswith("CheckpointError: ")
+    }
+    assert accepted == {}
+    reasons = [outcome for name, outcome in outcomes.items() if name.startswith("tensors: ")]
+    assert not any("its pickle is invalid" in reason for reason in reasons)
+    assert max(map(len, outcomes.values())) < 5000
+    assert all(outcome.isprintable() for outcome in outcomes.values())
