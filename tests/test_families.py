@@ -16,6 +16,7 @@ from isanet_zoo.commands.main import main
 from isanet_zoo.errors import CheckpointError, DownloadError
 from isanet_zoo.imaging.preprocess import Transforms
 from isanet_zoo.manifest.lookup import load_manifest
+from isanet_zoo.manifest.weights import _log_once
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.checkpoints import load_checkpoint
@@ -281,10 +282,30 @@ def test_what_no_program_can_fetch_is_taken_from_the_hand(
     assert model.weights == weights
 
 
-@pytest.mark.parametrize("family", ["mmseg", "paddle", "openseg"])
+def test_non_commercial_licence_is_logged_once_and_saved_with_the_model(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _log_once.cache_clear()
+    path = files("bpkd", "resnet18", 59)
+    model = create_model("isanet_resnet18os8_pascal_context.bpkd_cwd", weights=path)
+    model.save_pretrained(tmp_path / "saved")
+    ISANet.from_pretrained(tmp_path / "saved")
+    logged = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    weights = get_weights("isanet_resnet18os8_pascal_context.bpkd_cwd")
+    assert logged == [f"{weights.name}: no commercial use; licence: {weights.licence.weights}"]
+    card = (tmp_path / "saved" / "README.md").read_text("utf-8")
+    for line in ("license: other", "- The published weights: non-commercial purposes only",
+                 "Copyright (c) 2019 the authors", "* Redistributions in binary form must",
+                 "@article{liu2023bpkd,"):  # fmt: skip
+        assert line in card
+    create_model(CITY, weights=files("mmseg", "resnet50", 19)).save_pretrained(tmp_path / "other")
+    assert "Copyright (c) 2019" not in (tmp_path / "other" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("family", ["mmseg", "paddle", "openseg", "bpkd"])
 def test_options_of_the_factories_work_for_every_family(family: str, files: Files) -> None:
-    backbone = "resnet101" if family == "openseg" else "resnet50"
-    name = OPENSEG if family == "openseg" else CITY
+    backbone = {"openseg": "resnet101", "bpkd": "resnet18"}.get(family, "resnet50")
+    name = {"openseg": OPENSEG, "bpkd": SMALL}.get(family, CITY)
     path = files(family, backbone, 19)
     model = create_model(name, weights=path, num_classes=3, aux_loss=True, in_chans=4)
     assert len(model.load_report.fresh) == 4

@@ -13,6 +13,7 @@ from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.description import Description
 
 FOLDER = Path(__file__).parent  # of the templates
+BPKD = "AkideLiu/BPKD"  # its licence must be reproduced with every copy of its weights
 
 
 def render(description: Description, name: str) -> str:
@@ -22,19 +23,28 @@ def render(description: Description, name: str) -> str:
         description: its description.
         name: the name of its repository or folder.
     """
+    terms = [description.provenance.licence.weights] if description.provenance else []
     return _render(
         "model_card.md.jinja",
         license=description.licence,
         datasets=[_slug(description.dataset)] if _slug(description.dataset) else None,
         model_name=name or "isanet",
         eval_results=_results(description) or None,
-        values={"name": name, **vars(description)},
+        values={"name": name, "notice": _notice(terms), **vars(description)},
     )
 
 
 def render_mirror(weights: Sequence[Weights]) -> str:
     """Return the model card of a mirror that holds these weights."""
-    return _render("mirror_card.md.jinja", license="other", values={"weights": weights})
+    notice = _notice(record.licence.weights for record in weights)
+    values = {"weights": weights, "notice": notice}
+    return _render("mirror_card.md.jinja", license="other", values=values)
+
+
+def _notice(terms: Iterable[str]) -> str:
+    """Return the licence text that these terms require to be reproduced; empty if none."""
+    needed = any(BPKD in text for text in terms)
+    return (FOLDER / "bpkd_licence.txt").read_text("utf-8").strip() if needed else ""
 
 
 def _render(template: str, *, values: dict[str, Any], **metadata: Any) -> str:

@@ -100,7 +100,6 @@ def load_published(weights: Weights, *, progress: bool = True) -> tuple[Checkpoi
     """
     from isanet_zoo.weights.checkpoints import check_state
 
-    weights.log_terms()
     path, trust = weights.path(), weights.trust
     with usable_cache():
         file = read_undamaged(weights, path)

@@ -95,6 +95,7 @@ def convert_checkpoint(
         raise InputError(f"{target} cannot be written: it is, or is not in, a folder")
     weights = get_weights(name)
     checkpoint, description = load_own(Path(src), weights)
+    weights.log_terms()
     state = checkpoint.state
     if half:
         state = {

@@ -71,6 +71,8 @@ def load_network(
     chosen = {key: tensor for key, tensor in state.items() if key in keys} | initialised | adapted
     model.load_state_dict(chosen, assign=True)
     model.origin, model.weights = description, description.weights
+    if model.weights:
+        model.weights.log_terms()
     model.load_report = dataclasses.replace(
         report,
         fresh=tuple(initialised),

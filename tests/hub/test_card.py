@@ -15,6 +15,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from isanet_zoo import ISANet, create_model, get_weights, save_model
+from isanet_zoo.hub.card import render_mirror
 from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.weights.description import licence_id
 from isanet_zoo.weights.tensors import state_digest
@@ -115,6 +116,13 @@ def test_description_of_a_weight_file_goes_into_the_config(
     assert (config.dataset, config.recipe) == ("Fruit train", recipe)
     assert config.metrics == (MEASURED,)
     assert config.provenance is None
+
+
+def test_mirror_card_reproduces_the_licence_that_demands_it() -> None:
+    names = [BUILT_IN, "isanet_resnet18os8_ade20k"]
+    records = [replace(get_weights(name), sha256="0" * 64) for name in names]
+    assert "must reproduce the above copyright notice" in render_mirror(records)
+    assert "copyright notice" not in render_mirror(records[:1])
 
 
 def test_card_shows_use_preprocessing_and_every_class(tmp_path: Path) -> None:
