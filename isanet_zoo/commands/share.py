@@ -26,11 +26,11 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
 def push_run(options: argparse.Namespace) -> int:
     """Publish a model on the Hugging Face hub; print its repository and commit."""
     from isanet_zoo.hub.saved import write_folder
-    from isanet_zoo.hub.transfer import PREFIX, check_name
+    from isanet_zoo.hub.transfer import PREFIX, Address
     from isanet_zoo.weights.saving import describe
     from isanet_zoo.zoo import create_model
 
-    repo = check_name(options.repo)
+    repo = Address(options.repo).repo
     model = create_model(options.name, options.weights is None, weights=options.weights)
     if model.load_report.unused:  # the auxiliary head, for whoever trains it further
         model = create_model(

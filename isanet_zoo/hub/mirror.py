@@ -62,7 +62,7 @@ def mirror(
         DownloadError: a copy is not cached, and no source has one.
         UploadError: the Hub refused or cannot be reached; the manifest did not change.
     """
-    transfer.check_name(repo)
+    transfer.Address(repo)  # checks the name
     files = find_files(names, manifest, progress=progress)
     message = f"Mirror {', '.join(file.weights.name for file in files)}"
     with tempfile.TemporaryDirectory() as folder:

@@ -104,7 +104,7 @@ def push_to_hub(
     **facts: Unpack[ModelFacts],
 ) -> str:
     """Publish a network on the Hugging Face Hub; see `ISANet.push_to_hub`."""
-    transfer.check_name(repo)
+    transfer.Address(repo)  # checks the name
     description = describe(model, **facts)
     with tempfile.TemporaryDirectory() as folder:
         files = write_folder(model, description, Path(folder), name=repo)

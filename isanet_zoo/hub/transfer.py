@@ -1,92 +1,127 @@
-"""All traffic with the Hugging Face hub: files come and go whole, and its errors become ours."""
+"""Download from and upload to the Hugging Face Hub, with its errors translated."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, errors, snapshot_download
+from huggingface_hub.utils import tqdm, validate_repo_id  # type: ignore[attr-defined]
 
 from isanet_zoo.cache import offline
-from isanet_zoo.errors import DownloadError, InputError, OfflineError, UploadError
+from isanet_zoo.errors import (
+    DownloadError,
+    InputError,
+    OfflineError,
+    UploadError,
+    ZooError,
+    connection_error,
+    printable,
+)
 from isanet_zoo.version import __version__
 
-PREFIX = "hf-hub:"  # how an address starts that means a repository, as timm writes it
+PREFIX = "hf-hub:"  # of the name of a repository, as in timm
 
-SIGN_IN = "`hf auth login`, or give a token (token=, or the variable HF_TOKEN)"
-NO_NETWORK = "the network is switched off: unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE"
+SIGN_IN = "`hf auth login`, or pass a token (token=, or the variable HF_TOKEN)"
+OFFLINE = "offline mode is on: unset ISANET_ZOO_OFFLINE and HF_HUB_OFFLINE"
+DENIED = f"no permission to write to {{repo}} ({{reason}}): {SIGN_IN} with write access"
+FAILED = "{repo} was not written: {reason}"
+UNREACHABLE = (
+    "{repo}: could not reach the Hub at {endpoint} ({reason}); check HF_ENDPOINT if it is set, and "
+    "try again"
+)
+DOWNLOAD = {  # error of huggingface_hub -> message; `UNREACHABLE` for all others
+    "GatedRepoError": f"{{address}} is gated: request access on its page, then {SIGN_IN}",
+    "RepositoryNotFoundError": "there is no repository {repo}, or it is private: check the name; "
+    f"for a private one, {SIGN_IN} with read access",
+    "RevisionNotFoundError": "{address}: there is no such branch, tag or commit",
+    "OfflineModeIsEnabled": f"{{address}} is not on this machine, and {OFFLINE}; or load it once "
+    "while online; or copy its folder here and pass that",
+}
+UPLOAD = {
+    "OfflineModeIsEnabled": f"{{repo}} was not written: {OFFLINE}",
+    "HfHubHTTPError": FAILED,
+    "RuntimeError": FAILED,  # of one file
+    "ValueError": FAILED,  # a model card that the Hub refuses
+}
 
 
-class Address(NamedTuple):
-    """A repository of models on the hub, and which state of it."""
+@dataclass(frozen=True)
+class Address:
+    """A repository on the Hub, and a branch, tag or commit; InputError if they cannot be one."""
 
     repo: str
-    revision: str | None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_name(self.repo):
+            raise InputError(
+                f"{printable(self.repo)!r} is not a repository of the Hub; write its name as "
+                "'org/repo'"
+            )
+        if self.revision is not None and not _is_revision(self.revision):
+            raise InputError(
+                f"revision {printable(self.revision)!r} is not a branch, tag or commit"
+            )
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}" if self.revision else self.repo
 
 
 def parse(text: str) -> Address:
-    """Read an address like ``"hf-hub:org/repo@revision"``; the revision may be left out.
+    """Parse a name like ``"hf-hub:org/repo@revision"``; the revision is optional.
 
     Raises:
-        InputError: it is not like that.
+        InputError: it has another form.
 
     Example:
         >>> parse("hf-hub:someone/streets@v1.0")
         Address(repo='someone/streets', revision='v1.0')
     """
     repo, at, revision = text.removeprefix(PREFIX).partition("@")
-    if at and not revision:
-        raise InputError(f"{text!r} names no revision after the @; give one, or leave the @ out")
-    return Address(check_name(repo), revision or None)
-
-
-def check_name(repo: str) -> str:
-    """Return the name of a repository, if it can be one.
-
-    Raises:
-        InputError: it cannot.
-    """
-    if not is_name(repo):
-        raise InputError(f"{repo!r} is no repository of the hub; give its name as 'org/repo'")
-    return repo
+    return Address(repo, revision if at else None)
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text can be the name of a repository, rather than a path."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
+    """Return True if a text can be the name of a repository, rather than a path."""
     try:
         validate_repo_id(text)
-    except HFValidationError:
+    except errors.HFValidationError:
         return False
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text, re.ASCII) is not None
+
+
+def _is_revision(text: str) -> bool:
+    """Return True for a git reference or commit: nothing that means more in a path or URL."""
+    return (
+        len(text) <= 200
+        and re.fullmatch(r"\w[\w./+@-]*", text) is not None
+        and not re.search(r"\.\.|//|/\.|@$|\.$|/$|\.lock(/|$)", text)
+    )
 
 
 def snapshot(
     address: Address, files: Sequence[str], *, token: str | None = None, progress: bool = True
 ) -> Path:
-    """Return a folder with files of a repository, all of one commit; those it lacks are missing.
+    """Return a folder with files of a repository, all of one commit, without missing ones.
 
-    They are kept in huggingface_hub's cache, which also serves where the hub cannot be asked.
+    They are kept in huggingface_hub's cache, which is also used if the Hub cannot be reached.
 
     Args:
-        address: the repository; its main branch where no revision is said.
+        address: the repository; its main branch if the revision is None.
         files: their names.
-        token: for a private repository; the one that is stored on this machine if None.
+        token: for a private repository; the one stored on this machine if None.
         progress: show bars on stderr.
 
     Raises:
-        OfflineError: it is not cached, and the user asked for no network.
-        DownloadError: the hub does not have it, does not give it, or cannot be reached.
+        OfflineError: it is not cached, and offline mode is on.
+        DownloadError: the Hub does not have it, does not allow it, or cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
-    with _naming_downloads(address):
+    with _translated(address, DOWNLOAD):
         folder = snapshot_download(
             address.repo,
             revision=address.revision,
@@ -95,7 +130,7 @@ def snapshot(
             local_files_only=offline(),
             library_name="isanet_zoo",
             library_version=__version__,
-            tqdm_class=None if progress else _silent(),
+            tqdm_class=None if progress else _Silent,
         )
     return Path(folder)
 
@@ -108,126 +143,75 @@ def upload(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Put files into a repository in one commit, and create it if there is none.
+    """Upload files to a repository in one commit; create the repository if there is none.
 
     Args:
         repo: its name.
-        files: where each lies here, by its path there.
+        files: path in the repository -> file on this machine.
         message: of the commit.
-        private: create it so that only its owners see it.
-        token: of somebody who may write there; the one that is stored on this machine if None.
+        private: create a repository that only its owners see.
+        token: with write access; the one stored on this machine if None.
 
     Returns:
         The commit.
 
     Raises:
         InputError: the name cannot be one.
-        UploadError: the hub refused, or cannot be reached; or the repository is public already,
-            and `private` was asked for.
+        UploadError: the Hub refused or cannot be reached; or the repository is public already,
+            although `private` is True.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    check_name(repo)
-    if offline():
-        raise UploadError(f"{repo} was not written: {NO_NETWORK}")
+    address = Address(repo)
     api = HfApi(token=token, library_name="isanet_zoo", library_version=__version__)
-    with _naming_uploads(repo):
+    with _translated(address, UPLOAD):
+        if offline():
+            raise errors.OfflineModeIsEnabled
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise UploadError(
                 f"{repo} exists and is public; nothing was written. Make it private in its "
-                "settings, take another name, or leave out private"
+                "settings, use another name, or leave out private"
             )
-        additions = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
-            for name, path in files.items()
-        ]
-        # One commit, and not `upload_folder`, which may make several: no reader of the main branch
-        # gets the config of one model and the tensors of another.
-        commit = api.create_commit(repo, additions, commit_message=message)
-    return commit.oid
+        # One commit, unlike `upload_folder`, which may make several: nobody downloads the config
+        # of one model with the tensors of another.
+        additions = [CommitOperationAdd(name, path) for name, path in files.items()]
+        return api.create_commit(repo, additions, commit_message=message).oid
 
 
-def _silent() -> type[Any]:
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+class _Silent(tqdm):
+    """A progress bar that draws nothing."""
 
-    class Silent(tqdm):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            options["disable"] = True
-            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-
-    return Silent
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options | {"disable": True})  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
-def _naming_downloads(address: Address) -> Iterator[None]:
-    """Turn the hub's errors into the one that says what to do."""
-    from huggingface_hub import errors
-
+def _translated(address: Address, messages: Mapping[str, str]) -> Iterator[None]:
+    """Convert errors of the Hub to `UploadError`, or to `DownloadError` with `DOWNLOAD`."""
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise DownloadError(
-            f"{address} is gated: ask for access on its page, then {SIGN_IN}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"the hub shows no repository {address.repo}: there is none, or it is private. Check "
-            f"the name; for a private one, {SIGN_IN} of somebody who may read it"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise DownloadError(
-            f"{address.repo} has no revision {address.revision!r}; give one of its branches, tags "
-            "or commits"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        if offline() or isinstance(error.__cause__, errors.OfflineModeIsEnabled):
-            raise OfflineError(
-                f"{address} is not on this machine, and {NO_NETWORK}; or load it once while there "
-                "is one; or copy its folder here and name that"
-            ) from error
-        raise DownloadError(_unreachable(address.repo, error.__cause__ or error)) from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise DownloadError(_unreachable(address.repo, error)) from error
-
-
-@contextlib.contextmanager
-def _naming_uploads(repo: str) -> Iterator[None]:
-    """Turn the hub's errors into the one that says what to do."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except UploadError:
+    except ZooError:
         raise
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403, 404):
-            raise UploadError(
-                f"the hub does not let you write to {repo} (it answered {status}): {SIGN_IN} of "
-                "somebody who may"
-            ) from error
-        raise UploadError(f"{repo} was not written: {_first_line(error)}") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UploadError(f"{repo} was not written: {NO_NETWORK}") from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise UploadError(_unreachable(repo, error)) from error
-    except (RuntimeError, ValueError) as error:  # one file's transfer; a card that is refused
-        cause = error.__cause__ or error
-        raise UploadError(
-            f"{repo} was not written: {_first_line(error)} ({_first_line(cause)})"
-        ) from error
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
+        cause: BaseException = error
+        if isinstance(error, errors.LocalEntryNotFoundError):  # for any reason
+            cause = errors.OfflineModeIsEnabled() if offline() else error.__cause__ or error
+        names = [kind.__name__ for kind in type(cause).__mro__]
+        text = next((messages[name] for name in names if name in messages), UNREACHABLE)
+        if messages is UPLOAD and _status(cause) in (401, 403, 404):
+            text = DENIED
+        reasons = [cause, *filter(None, [cause.__cause__ if text == FAILED else None])]
+        reason = connection_error(cause) or ": ".join(map(_first_line, reasons))
+        names_of = {"address": address, "repo": address.repo, "endpoint": constants.ENDPOINT}
+        message = text.format(reason=reason, **names_of)
+        if messages is UPLOAD:
+            raise UploadError(message) from error
+        kind = OfflineError if "OfflineModeIsEnabled" in names else DownloadError
+        raise kind(message) from error
 
 
-def _unreachable(repo: str, error: BaseException) -> str:
-    from huggingface_hub import constants
-
-    return (
-        f"{repo}: the hub at {constants.ENDPOINT} could not be asked ({_first_line(error)}); "
-        "check the connection, and HF_ENDPOINT if it is set, and try again"
-    )
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return printable(str(error).strip().partition("\n")[0] or type(error).__name__)

@@ -47,7 +47,7 @@ def note_failure(source: str, error: Exception) -> None:
 
 
 def _host(source: str) -> str:
-    return urllib.parse.urlsplit(source).netloc if is_remote(source) else ""
+    return source.split("/")[2].lower() if is_remote(source) else ""
 
 
 def mirrors(filename: str) -> list[str]:

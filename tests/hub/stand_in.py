@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: the part of its HTTP interface that models travel by."""
+"""A stand-in for the Hugging Face Hub: the HTTP interface for uploads and downloads of models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from huggingface_hub import constants
 
 yaml: Any = importlib.import_module("yaml")  # has no types
 
-OWNER, STRANGER = "hf_owner", "hf_stranger"  # tokens: of who may do all, and of who may nothing
+OWNER, STRANGER = "hf_owner", "hf_stranger"  # tokens with all permissions, and with none
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 
 
@@ -52,7 +52,7 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves repositories on a port of its own; every request is recorded."""
+    """A server of repositories on a free port; every request is recorded."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -64,13 +64,13 @@ class Hub(ThreadingHTTPServer):
         self.broken = 0  # answer everything with this status, if any
 
     def make(self, name: str, *, private: bool = False, gated: bool = False) -> Repository:
-        """Make a repository, which has one commit as the hub's have."""
+        """Make a repository with one commit, as the Hub does."""
         self.repositories[name] = repository = Repository(private, gated)
         repository.commit({".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs\n"})
         return repository
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients hang up in these tests."""
+        """Print nothing: clients close connections in these tests."""
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def running() -> Iterator[Hub]:
 
 
 def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path, token: str | None) -> None:
-    """Make huggingface_hub, which reads its variables only once, talk to a hub."""
+    """Make huggingface_hub, which has read its variables already, use a hub."""
     for name in ("ISANET_ZOO_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if match := re.fullmatch(pattern, f"{self.command} {path}"):
                     act(self, **match.groupdict())
                     return
-            raise _RefusedError(404, "", f"no such place: {self.command} {path}")
+            raise _RefusedError(404, "", f"no such route: {self.command} {path}")
         except _RefusedError as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": str(refused)}
             self._send(refused.status, b"{}", {k: v for k, v in headers.items() if v})
@@ -174,12 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self) -> None:
         self._may_write()
-        asked = json.loads(self.body)
-        name = f"{asked['organization']}/{asked['name']}"
+        wanted = json.loads(self.body)
+        name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.server.repositories:
             self._send(409, json.dumps({"url": f"{self.server.url}/{name}"}).encode())
             return
-        self.server.make(name, private=asked.get("private", asked.get("visibility") == "private"))
+        self.server.make(name, private=wanted.get("private", wanted.get("visibility") == "private"))
         self._send_json({"url": f"{self.server.url}/{name}"})
 
     def info(self, repo: str, revision: str = "main") -> None:
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def store(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
-            raise _RefusedError(400, "", "the object is not what its name says")
+            raise _RefusedError(400, "", "the object has another hash than its name")
         self.server.objects[oid] = self.body
         self._send(200)
 
@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def serve(self, oid: str) -> None:
         if self._token:
-            raise _RefusedError(400, "", "a token was shown to another host")
+            raise _RefusedError(400, "", "a token was sent to another host")
         self._send(200, self.server.objects[oid], {"ETag": f'"{oid}"'})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -284,12 +284,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _blob(content: bytes) -> str:
-    """Return git's name of a file's contents."""
+    """Return git's hash of a file."""
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
 
 
 def _oid(path: str, content: bytes) -> str:
-    """Return how the hub names a file's contents."""
+    """Return the Hub's hash of a file."""
     large = path.endswith(".safetensors")
     return hashlib.sha256(content).hexdigest() if large else _blob(content)
 

@@ -1,17 +1,18 @@
-"""Models go to a stand-in of the Hugging Face hub and come back; what it refuses is explained."""
-
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
+from hypothesis import given, strategies as st
 
 import isanet_zoo
 from isanet_zoo import ISANet, create_model
@@ -25,6 +26,7 @@ from isanet_zoo.errors import (
     UploadError,
 )
 from isanet_zoo.hub import transfer
+from isanet_zoo.hub.transfer import Address
 from tests.conftest import TinyZoo
 from tests.hub import stand_in
 from tests.hub.stand_in import OWNER, STRANGER, Hub
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub, whose owner sits at this machine."""
+    """A hub, signed in as the owner."""
     with stand_in.running() as hub:
         stand_in.connect(hub, monkeypatch, tmp_path, OWNER)
         yield hub
@@ -49,7 +51,7 @@ def signed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
 
 
-def test_push_list_and_load_by_name_and_by_revision(hub: Hub) -> None:
+def test_pushed_model_is_loaded_by_name_and_by_revision(hub: Hub) -> None:
     first, second = random_model(seed=1), random_model(in_chans=4, seed=2)
     commits = [first.push_to_hub(REPO), second.push_to_hub(REPO, commit_message="Four channels")]
     assert set(HfApi().list_repo_files(REPO)) == FILES | {".gitattributes"}
@@ -67,7 +69,7 @@ def test_push_list_and_load_by_name_and_by_revision(hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("tiny_zoo")
-def test_create_model_takes_a_repository_as_weights_and_as_name(hub: Hub) -> None:
+def test_create_model_loads_a_repository_as_weights_and_as_name(hub: Hub) -> None:
     model = random_model()
     commit = model.push_to_hub(REPO)
     random_model(seed=3).push_to_hub(REPO)
@@ -79,18 +81,18 @@ def test_create_model_takes_a_repository_as_weights_and_as_name(hub: Hub) -> Non
     assert fewer.load_report.trust == "hub"
     assert all(key.startswith("aux_head.") for key in fewer.load_report.unused)
     assert torch.equal(fewer.head.reduce.conv.weight, model.head.reduce.conv.weight)
-    with pytest.raises(InputError, match="brings its weights along; say pretrained=True"):
+    with pytest.raises(InputError, match="is a repository with weights; pass pretrained=True"):
         create_model(pinned)
-    with pytest.raises(InputError, match="both name weights"):
+    with pytest.raises(InputError, match="both select weights"):
         create_model("isanet_tiny", pretrained=True, weights=pinned)
-    with pytest.raises(InputError, match="names no revision after the @"):
+    with pytest.raises(InputError, match="revision '' is not a branch, tag or commit"):
         create_model("isanet_tiny", weights=f"hf-hub:{REPO}@")
-    with pytest.raises(InputError, match="'fruits' is no repository"):
+    with pytest.raises(InputError, match="'fruits' is not a repository of the Hub"):
         create_model("isanet_tiny", weights="hf-hub:fruits")
     assert hub.seen
 
 
-def test_a_repository_made_from_another_model_is_refused(
+def test_create_model_refuses_a_repository_made_from_another_model(
     hub: Hub, tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
@@ -107,7 +109,7 @@ def test_a_repository_made_from_another_model_is_refused(
     assert_same(model, ISANet.from_pretrained(REPO))
 
 
-def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_path: Path) -> None:
+def test_model_from_the_hub_keeps_its_origin(hub: Hub, tmp_path: Path) -> None:
     main(["push", BUILT_IN, REPO])
     model = create_model(BUILT_IN, weights=f"hf-hub:{REPO}")  # without the auxiliary head
     model.save_pretrained(tmp_path / "again")
@@ -117,7 +119,7 @@ def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_
     assert origin.provenance is not None
     assert origin.provenance.unchanged
     random_model().push_to_hub(REPO, dataset="Fruit train", metrics=[MEASURED])
-    model = create_model(f"hf-hub:{REPO}", pretrained=True)  # nothing but its config knows it
+    model = create_model(f"hf-hub:{REPO}", pretrained=True)  # described by its config alone
     model.save_pretrained(tmp_path / "fruits")
     origin = ISANet.from_pretrained(tmp_path / "fruits").origin
     assert origin is not None
@@ -125,7 +127,7 @@ def test_what_create_model_brought_from_the_hub_keeps_its_history(hub: Hub, tmp_
     assert hub.seen
 
 
-def test_a_folder_of_the_same_name_does_not_hide_the_repository(
+def test_prefix_selects_the_repository_over_a_folder_of_the_same_name(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = random_model(seed=1), random_model(seed=2)
@@ -137,31 +139,39 @@ def test_a_folder_of_the_same_name_does_not_hide_the_repository(
     assert hub.seen
 
 
-def test_private_repositories_need_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_repository_without_a_token_is_a_download_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model()
     model.push_to_hub(REPO, private=True)
     assert hub.repositories[REPO].private
     signed_out(monkeypatch)
     for token in (None, STRANGER):
-        with pytest.raises(DownloadError, match=r"no repository someone/fruits: .*private.*login"):
+        with pytest.raises(
+            DownloadError, match=r"no repository someone/fruits, or it is private.*login"
+        ):
             ISANet.from_pretrained(REPO, token=token)
-    with pytest.raises(DownloadError, match="there is none, or it is private"):
+    with pytest.raises(
+        DownloadError, match="there is no repository someone/else, or it is private"
+    ):
         ISANet.from_pretrained("someone/else")
     assert_same(model, ISANet.from_pretrained(REPO, token=OWNER))
 
 
-def test_gated_repositories_say_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_repository_is_a_download_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     random_model().push_to_hub(REPO)
     hub.repositories[REPO].gated = True
     signed_out(monkeypatch)
-    with pytest.raises(DownloadError, match="is gated: ask for access"):
+    with pytest.raises(DownloadError, match="is gated: request access"):
         ISANet.from_pretrained(REPO)
 
 
-def test_unknown_revisions_are_named(hub: Hub) -> None:
+def test_unknown_revision_is_a_download_error_that_names_it(hub: Hub) -> None:
     random_model().push_to_hub(REPO)
     for revision in ("v9", "0" * 40):
-        with pytest.raises(DownloadError, match=f"has no revision '{revision}'"):
+        with pytest.raises(
+            DownloadError, match=f"{REPO}@{revision}: there is no such branch, tag or"
+        ):
             ISANet.from_pretrained(REPO, revision=revision)
     with pytest.raises(InputError, match="both name a revision"):
         ISANet.from_pretrained(f"hf-hub:{REPO}@a", revision="b")
@@ -169,14 +179,14 @@ def test_unknown_revisions_are_named(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_files_that_are_not_there_are_named(hub: Hub, name: str) -> None:
+def test_missing_file_is_a_checkpoint_error_that_names_it(hub: Hub, name: str) -> None:
     random_model().push_to_hub(REPO)
     hub.repositories[REPO].commit({}, remove=name)
     with pytest.raises(CheckpointError, match=rf"someone/fruits: {name}.*(missing|No such file)"):
         ISANet.from_pretrained(REPO)
 
 
-def test_pickles_are_not_even_fetched(hub: Hub) -> None:
+def test_pickles_are_not_downloaded(hub: Hub) -> None:
     repository = hub.make(REPO)
     repository.commit({"pytorch_model.bin": b"\x80\x02", "model.pth": b"\x80\x02"})
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
@@ -184,7 +194,7 @@ def test_pickles_are_not_even_fetched(hub: Hub) -> None:
     assert not any("pytorch_model.bin" in seen or "model.pth" in seen for seen in hub.seen)
 
 
-def test_a_wrong_byte_is_refused(hub: Hub) -> None:
+def test_changed_byte_is_an_integrity_error(hub: Hub) -> None:
     random_model().push_to_hub(REPO)
     content = bytearray(hub.repositories[REPO].commits[-1][1]["model.safetensors"])
     content[-2] ^= 1
@@ -193,76 +203,86 @@ def test_a_wrong_byte_is_refused(hub: Hub) -> None:
         ISANet.from_pretrained(REPO)
 
 
-def test_a_hub_that_cannot_be_asked_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_one_error_that_names_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.broken = 404  # a web server that is no hub
-    with pytest.raises(DownloadError, match=r"could not be asked .*HF_ENDPOINT"):
+    with pytest.raises(DownloadError, match=r"could not reach the Hub .*HF_ENDPOINT"):
         ISANet.from_pretrained(REPO)
     with stand_in.Hub() as closed:
         url = closed.url
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    with pytest.raises(DownloadError, match=rf"the hub at {url} could not be asked"):
+    with pytest.raises(
+        DownloadError, match=rf"could not reach the Hub at {url} \(the connection was refused"
+    ):
         ISANet.from_pretrained(REPO)
-    with pytest.raises(UploadError, match=rf"the hub at {url} could not be asked"):
+    with pytest.raises(
+        UploadError, match=rf"could not reach the Hub at {url} \(the connection was refused"
+    ):
         random_model().push_to_hub(REPO)
 
 
-def test_offline_takes_what_is_here_and_names_the_ways_out(
+def test_offline_mode_uses_the_cache_or_names_the_ways_out(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model()
     model.push_to_hub(REPO)
     monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
-    asked = len(hub.seen)
+    seen = len(hub.seen)
     with pytest.raises(OfflineError, match=r"not on this machine.*unset ISANET_ZOO_OFFLINE"):
         ISANet.from_pretrained(REPO)
-    with pytest.raises(UploadError, match="the network is switched off"):
+    with pytest.raises(UploadError, match="offline mode is on"):
         model.push_to_hub(REPO)
-    assert len(hub.seen) == asked
+    assert len(hub.seen) == seen
     monkeypatch.delenv("ISANET_ZOO_OFFLINE")
     ISANet.from_pretrained(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # after huggingface_hub was imported
-    asked = len(hub.seen)
+    seen = len(hub.seen)
     assert_same(model, ISANet.from_pretrained(REPO))
-    assert len(hub.seen) == asked
+    assert len(hub.seen) == seen
 
 
-def test_only_those_who_may_can_write(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_without_permission_is_an_upload_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model()
     model.push_to_hub(REPO)
     before = len(hub.repositories[REPO].commits)
     signed_out(monkeypatch)
     for token, status in ((None, 401), (STRANGER, 403)):
-        with pytest.raises(UploadError, match=rf"does not let you write .*{status}.*hf auth login"):
+        with pytest.raises(UploadError, match=rf"no permission to write .*{status}.*hf auth login"):
             random_model(seed=1).push_to_hub(REPO, token=token)
     assert len(hub.repositories[REPO].commits) == before
 
 
-def test_private_is_not_promised_of_a_public_repository(hub: Hub) -> None:
+def test_private_push_to_a_public_repository_is_an_upload_error(hub: Hub) -> None:
     hub.make(REPO)
     with pytest.raises(UploadError, match="exists and is public; nothing was written"):
         random_model().push_to_hub(REPO, private=True)
     assert len(hub.repositories[REPO].commits) == 1
-    with pytest.raises(InputError, match="is no repository of the hub"):
+    with pytest.raises(InputError, match="is not a repository of the Hub"):
         random_model().push_to_hub("fruits")
 
 
-def test_a_card_that_the_hub_refuses_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isanet_zoo.hub.card, "write", lambda *_: "---\nlicense: 3\n---\n")
+def test_card_that_the_hub_refuses_is_an_upload_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isanet_zoo.hub.card, "render", lambda *_: "---\nlicense: 3\n---\n")
     with pytest.raises(UploadError, match=r"was not written: Invalid metadata"):
         random_model().push_to_hub(REPO)
     assert len(hub.repositories[REPO].commits) == 1
 
 
-def test_pushing_again_what_is_there_makes_no_commit(hub: Hub) -> None:
+def test_push_of_the_same_model_makes_no_commit(hub: Hub) -> None:
     first, second = (random_model().push_to_hub(REPO) for _ in range(2))
     assert first == second
     assert len(hub.repositories[REPO].commits) == 1 + 1
 
 
-def test_no_reader_gets_one_file_of_each_of_two_models(
+def test_download_during_a_push_returns_one_commit(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody pushes between the two files that are fetched."""
+    """Another model is pushed between the downloads of two files."""
     old, new = random_model(seed=1), random_model(seed=2)
     old.push_to_hub(REPO)
     names: list[str] = []
@@ -283,19 +303,68 @@ def test_no_reader_gets_one_file_of_each_of_two_models(
     assert_same(new, ISANet.from_pretrained(REPO))
 
 
-def test_address_is_read() -> None:
-    assert transfer.parse("hf-hub:a/b") == ("a/b", None)
-    assert transfer.parse("hf-hub:a/b@refs/pr/1") == ("a/b", "refs/pr/1")
+# Names and revisions
+
+
+def test_parse_splits_repository_and_revision() -> None:
+    assert transfer.parse("hf-hub:a/b") == Address("a/b", None)
+    assert transfer.parse("hf-hub:a/b@refs/pr/1") == Address("a/b", "refs/pr/1")
     assert str(transfer.parse("hf-hub:a/b@v1")) == "a/b@v1"
-    for text in ("hf-hub:", "hf-hub:a", "hf-hub:a/b/c", "hf-hub:a b/c", "hf-hub:@x"):
-        with pytest.raises(InputError, match="is no repository of the hub"):
-            transfer.parse(text)
 
 
-# The command
+@pytest.mark.parametrize(
+    "repo", ["", "a", "a/b/c", "a b/c", "../a", "a/..", "a/../b", "/a/b", "a\\b/c", "a/b\n", "é/b"]
+)
+def test_name_that_is_not_a_repository_is_an_input_error(hub: Hub, repo: str) -> None:
+    with pytest.raises(InputError, match="is not a repository of the Hub"):
+        ISANet.from_pretrained(f"hf-hub:{repo}")
+    with pytest.raises(InputError):
+        random_model().push_to_hub(repo)
+    assert hub.seen == []
 
 
-def test_push_publishes_all_of_the_built_in_model(
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "größe", "a-b_c+d", "0" * 40])
+def test_git_reference_or_commit_is_a_revision(revision: str) -> None:
+    assert Address("a/b", revision).revision == revision
+
+
+BAD_REVISIONS = [
+    "", "../../x", "a/../b", "..", ".", "/main", "main/", "a//b", "-main", ".hidden", "a/.b",
+    "a.lock", "a.", "main?x=1", "main#x", "main%2e%2e", "a b", "a\nb", "a\0b", "a\\b", "a:b", "a~1",
+    "a^", "a*", "a[b", "main@{1}", "http://x", "x" * 300, "\x1b[2J",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("revision", BAD_REVISIONS)
+def test_revision_that_git_would_refuse_is_an_input_error(hub: Hub, revision: str) -> None:
+    hub.make(REPO)
+    loads: tuple[Callable[[], object], ...] = (
+        lambda: ISANet.from_pretrained(f"hf-hub:{REPO}@{revision}"),
+        lambda: ISANet.from_pretrained(REPO, revision=revision),
+        lambda: create_model(f"hf-hub:{REPO}@{revision}", pretrained=True),
+        lambda: create_model(BUILT_IN, weights=f"hf-hub:{REPO}@{revision}"),
+    )
+    for load in loads:
+        with pytest.raises(InputError, match=r"is not a branch, tag or commit") as caught:
+            load()
+        assert str(caught.value).isprintable()
+    assert hub.seen == []
+
+
+@given(st.text(max_size=20))
+def test_revision_never_leaves_its_place_in_a_path_or_url(text: str) -> None:
+    with contextlib.suppress(InputError):
+        revision = Address("a/b", text).revision
+        assert revision == text
+        assert PurePosixPath("/a", text).is_relative_to("/a")
+        assert ".." not in PurePosixPath(text).parts
+        assert urlsplit(f"https://h/{text}") == ("https", "h", f"/{text}", "", "")
+
+
+# Commands
+
+
+def test_push_command_uploads_the_built_in_model_completely(
     hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", BUILT_IN, REPO]) == 0
@@ -308,7 +377,7 @@ def test_push_publishes_all_of_the_built_in_model(
     assert model.origin.metrics == isanet_zoo.get_weights(BUILT_IN).metrics
 
 
-def test_push_takes_a_file_of_one_s_own(
+def test_push_command_uploads_a_file_of_the_user(
     hub: Hub, tiny_zoo: TinyZoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "own.safetensors"
@@ -324,7 +393,9 @@ def test_push_takes_a_file_of_one_s_own(
     assert "hf-hub:someone/fruits@" in capsys.readouterr().out
 
 
-def test_dry_run_asks_nobody(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_command_dry_run_makes_no_request(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["push", BUILT_IN, REPO, "--dry-run"]) == 0
     shown = capsys.readouterr()
     assert all(name in shown.out for name in FILES)
@@ -334,11 +405,11 @@ def test_dry_run_asks_nobody(hub: Hub, capsys: pytest.CaptureFixture[str]) -> No
     assert "nothing was uploaded" in shown.err
     assert hub.seen == []
     assert main(["push", BUILT_IN, "fruits", "--dry-run"]) == 1
-    assert "is no repository of the hub" in capsys.readouterr().err
+    assert "is not a repository of the Hub" in capsys.readouterr().err
 
 
-def test_command_finds_the_hub_by_hf_endpoint(hub: Hub, tmp_path: Path) -> None:
-    """In a process of its own, with the variables that users set."""
+def test_commands_use_the_hub_of_hf_endpoint(hub: Hub, tmp_path: Path) -> None:
+    """In another process, with the variables that users set."""
     variables = {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": OWNER,
@@ -346,18 +417,20 @@ def test_command_finds_the_hub_by_hf_endpoint(hub: Hub, tmp_path: Path) -> None:
         "HF_HUB_DISABLE_XET": "1",
         "PYTHONPATH": str(ROOT),
     }
-    for command in (
-        ["push", BUILT_IN, REPO],
-        ["predict", str(ROOT / "examples" / "street.jpg"), "-m", f"hf-hub:{REPO}", "-o", "out"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "isanet_zoo", *command],
-            env=os.environ | variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    photo = ROOT / "examples" / "street.jpg"
+    code = f"""
+from isanet_zoo.commands.main import main
+assert main(["push", {BUILT_IN!r}, {REPO!r}]) == 0
+assert main(["predict", {str(photo)!r}, "-m", "hf-hub:{REPO}", "-o", "out"]) == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "street.overlay.png").is_file()
     assert f"POST /api/models/{REPO}/commit/main" in hub.seen

@@ -692,6 +692,20 @@ def test_unusable_cache_variable_is_one_error_at_once(
             use("isanet_tiny")
 
 
+@pytest.mark.parametrize(
+    "mirror", ["http://[::1", "http://", "http:///x", "file://[", "ftp://x", "\udcff", "n" * 300]
+)
+def test_unusable_mirror_is_one_error(
+    tiny_zoo: TinyZoo, server: Server, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", mirror)
+    ((source, error),) = refusal(tiny_zoo.weights).tried
+    assert source.startswith(mirror.rstrip("/"))
+    assert type(error).__name__ == "SourceError"
+    good = server.source(published(tiny_zoo))
+    assert_holds(tiny_zoo, obtain(tiny_zoo.weights, good.url))
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder", "sparse"])
 def test_special_file_in_a_mirror_is_one_error_at_once(
     tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
