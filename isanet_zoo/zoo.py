@@ -176,7 +176,7 @@ def _find_weights(
     if weights is None or chosen:
         return chosen or record, None
     path = Path(weights)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - False for names that cannot be paths
         raise InputError(
             f"weights {str(weights)!r} is a folder; load it with ISANet.from_pretrained, or pass "
             "the path of a file"

@@ -1,4 +1,4 @@
-"""Wheel, sdist, editable install and checkout all carry the manifest and the licence."""
+"""Contents of wheel, sdist, editable install and checkout."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def build(target: str, folder: Path, source: Path = ROOT) -> Path:
     return built
 
 
-def test_checkout_reads_the_manifest_at_the_top() -> None:
+def test_checkout_has_the_manifest_at_its_top() -> None:
     assert manifest_path() == ROOT / "weights_manifest.json"
 
 
-def test_wheel_works_on_its_own(tmp_path: Path) -> None:
+def test_wheel_has_all_files_and_lists_models(tmp_path: Path) -> None:
     wheel = build("wheel", tmp_path / "dist")
     assert wheel.stat().st_size < 15e6
     with zipfile.ZipFile(wheel) as archive:
@@ -42,6 +42,8 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
         "isanet_zoo/weights_manifest.json",
         "isanet_zoo/py.typed",
         "isanet_zoo/embedded/NOTICE.md",
+        "isanet_zoo/hub/model_card.md.jinja",
+        "isanet_zoo/hub/mirror_card.md.jinja",
         "isanet_zoo/embedded/isanet_efficientnet_lite0os8_camvid.safetensors",
     } <= names
     assert not any(name.startswith(("tests", "examples", "benchmarks")) for name in names)
@@ -53,10 +55,11 @@ def test_wheel_works_on_its_own(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert installed.split() == [str(tmp_path / "site" / "isanet_zoo" / "__init__.py"), "47"]
+    count = str(len(isanet_zoo.list_models()))
+    assert installed.split() == [str(tmp_path / "site" / "isanet_zoo" / "__init__.py"), count]
 
 
-def test_sdist_holds_the_tests_and_builds_the_same_wheel(tmp_path: Path) -> None:
+def test_sdist_has_the_tests_and_builds_a_wheel(tmp_path: Path) -> None:
     sdist = build("sdist", tmp_path / "dist")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -69,7 +72,7 @@ def test_sdist_holds_the_tests_and_builds_the_same_wheel(tmp_path: Path) -> None
     assert packed == (ROOT / "weights_manifest.json").read_bytes()
 
 
-def test_editable_install_reads_the_manifest_at_the_top(tmp_path: Path) -> None:
+def test_editable_install_has_the_manifest_of_its_checkout(tmp_path: Path) -> None:
     checkout, environment = tmp_path / "checkout", tmp_path / "environment"
     shutil.copytree(ROOT / "isanet_zoo", checkout / "isanet_zoo")
     for name in ("pyproject.toml", "README.md", "LICENSE", "weights_manifest.json"):
@@ -79,7 +82,7 @@ def test_editable_install_reads_the_manifest_at_the_top(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", *options, "--prefix", str(environment)]
     subprocess.run([*command, "--editable", str(checkout)], check=True, capture_output=True)
     (python,) = environment.glob("*/python")
-    code = "from isanet_zoo.weights import manifest; print(manifest.manifest_path())"
+    code = "from isanet_zoo.manifest import lookup; print(lookup.manifest_path())"
     found = subprocess.run(
         [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout

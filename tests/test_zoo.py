@@ -1,4 +1,4 @@
-"""From a name to a network: upstream's logits, counts, strict loading, and what loading reports."""
+"""create_model: logits equal to upstream's, parameter counts, strict loading, load reports."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def close(actual: Tensor, expected: Any, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("name", WITH_VECTORS)
-def test_logits_are_upstream_s(name: str) -> None:
+def test_logits_equal_upstreams(name: str) -> None:
     model = create_model(name, pretrained=True, aux_loss=True)
     vectors = reference.golden(name)
     for case in ("a128x160", "b97x141"):
@@ -71,7 +71,7 @@ def test_logits_are_upstream_s(name: str) -> None:
         close(aux, vectors[f"{case}/aux_logits"])
 
 
-def test_logits_are_upstream_s_where_attention_is_sharp(tmp_path: Path) -> None:
+def test_logits_with_sharp_attention_equal_upstreams(tmp_path: Path) -> None:
     name = "isanet_resnet50os8_voc"
     path = tmp_path / "sharp.pth"
     torch.save(reference.fill(reference.upstream_shapes(name), sharp=True), path)
@@ -82,7 +82,7 @@ def test_logits_are_upstream_s_where_attention_is_sharp(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("zoo")
-def test_attention_alone_is_upstream_s() -> None:
+def test_attention_equals_upstreams() -> None:
     head = create_model("isanet_resnet50os8_voc", pretrained=True).head
     vectors = reference.golden("isa_block_p13x11")
     rng = np.random.Generator(np.random.PCG64(int(vectors["c4_seed"])))
@@ -98,7 +98,7 @@ def test_attention_alone_is_upstream_s() -> None:
 
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("name", SIX)
-def test_each_of_the_six_loads_and_has_upstream_s_size(name: str) -> None:
+def test_each_of_the_six_loads_and_has_upstreams_size(name: str) -> None:
     model = getattr(isanet_zoo, name)(pretrained=True)
     record = get_weights(name)
     aux = 1024 * 512 * 9 + 2 * 512 + (512 + 1) * record.num_classes
@@ -118,9 +118,10 @@ def test_each_of_the_six_loads_and_has_upstream_s_size(name: str) -> None:
         assert torch.equal(state[SSSEG.ours(key)], upstream[key])
 
 
-def test_names_signature_and_manifest_agree() -> None:
+def test_factories_have_the_names_of_the_manifest_and_one_signature() -> None:
     names = [name for name in vars(factories) if name.startswith("isanet_")]
-    assert sorted(names) == sorted([*SIX, BUILT_IN]) == [n for n in list_models() if "." not in n]
+    assert sorted(names) == [name for name in list_models() if "." not in name]
+    assert {*SIX, BUILT_IN} < {*names}
     expected = list(inspect.signature(create_model).parameters.values())[1:]
     for name in names:
         signature = inspect.signature(getattr(factories, name))
@@ -128,7 +129,7 @@ def test_names_signature_and_manifest_agree() -> None:
         assert signature.return_annotation == "ISANet"
 
 
-def test_each_factory_builds_the_model_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factory_builds_the_model_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
         factories, "create_model", lambda *args, **options: seen.append((args, options))
@@ -142,7 +143,12 @@ def test_each_factory_builds_the_model_of_its_name(monkeypatch: pytest.MonkeyPat
         assert seen.pop() == ((name, True), options)
 
 
-def test_bare_call_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factory_misspelt_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="num_class"):
+        isanet_zoo.isanet_resnet50os8_voc(num_class=5)  # type: ignore[call-arg]
+
+
+def test_factory_without_weights_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ISANET_ZOO_OFFLINE")
     monkeypatch.setattr(socket, "socket", forbidden)
     model = isanet_zoo.isanet_resnet50os8_voc()
@@ -153,7 +159,7 @@ def test_bare_call_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forbidden(*_: object, **__: object) -> None:
-    raise AssertionError("the network was asked")
+    raise AssertionError("a socket was opened")
 
 
 @pytest.fixture
@@ -162,7 +168,7 @@ def tiny(tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> TinyZoo:
     return tiny_zoo
 
 
-def test_report_says_what_was_loaded(tiny: TinyZoo) -> None:
+def test_load_report_lists_source_trust_and_unused_tensors(tiny: TinyZoo) -> None:
     report = create_model("isanet_tiny", pretrained=True).load_report
     assert report.trust == "unverified"
     assert report.source == tiny.weights.path()
@@ -172,7 +178,7 @@ def test_report_says_what_was_loaded(tiny: TinyZoo) -> None:
     assert create_model("isanet_tiny", pretrained=True).load_report.trust == "pinned"
 
 
-def test_other_classes_leave_only_the_classifiers_fresh(
+def test_other_class_count_initialises_only_the_classifiers(
     tiny: TinyZoo, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "isanet_zoo.zoo"):
@@ -194,7 +200,7 @@ def test_other_classes_leave_only_the_classifiers_fresh(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_loading_does_not_depend_on_torch_s_defaults() -> None:
+def test_loading_is_independent_of_torchs_defaults() -> None:
     plain = create_model("isanet_tiny", pretrained=True).state_dict()
     checkpoints._skeleton.cache_clear()
     torch.set_default_dtype(torch.float64)
@@ -211,7 +217,7 @@ def test_loading_does_not_depend_on_torch_s_defaults() -> None:
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("in_chans", [1, 4])
-def test_other_channels_adapt_the_first_convolution_as_timm_does(in_chans: int) -> None:
+def test_other_channel_count_adapts_the_first_convolution_as_timm(in_chans: int) -> None:
     from timm.models import adapt_input_conv
 
     rgb = create_model("isanet_tiny", pretrained=True).state_dict()
@@ -235,7 +241,7 @@ def test_loaded_model_can_be_trained() -> None:
     assert torch.equal(again.state_dict()["backbone.conv1.0.weight"], before)
 
 
-def test_weights_may_be_a_file_of_another_class_count(tiny: TinyZoo, tmp_path: Path) -> None:
+def test_weights_file_of_another_class_count_loads(tiny: TinyZoo, tmp_path: Path) -> None:
     shapes = {key: tuple(tensor.shape) for key, tensor in tiny.state.items()}
     shapes |= {"decoder.1.weight": (9, 16, 1, 1), "decoder.1.bias": (9,)}
     shapes |= {"auxiliary_decoder.4.weight": (9, 12, 1, 1), "auxiliary_decoder.4.bias": (9,)}
@@ -249,7 +255,9 @@ def test_weights_may_be_a_file_of_another_class_count(tiny: TinyZoo, tmp_path: P
     ).load_report.fresh
 
 
-def test_own_file_without_auxiliary_head(tiny: TinyZoo, tmp_path: Path) -> None:
+def test_weights_file_without_auxiliary_head_loads_without_it(
+    tiny: TinyZoo, tmp_path: Path
+) -> None:
     own = tmp_path / "own.safetensors"
     tensors.save_state(create_model("isanet_tiny", pretrained=True).state_dict(), own)
     assert create_model("isanet_tiny", weights=str(own)).load_report.unused == ()
@@ -258,7 +266,7 @@ def test_own_file_without_auxiliary_head(tiny: TinyZoo, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_tag_names_weights() -> None:
+def test_weights_may_be_a_tag() -> None:
     by_tag = create_model("isanet_tiny", weights="ssseg")
     assert by_tag.weights is get_weights("isanet_tiny") is get_weights("isanet_tiny.ssseg")
     assert create_model("isanet_tiny", weights="isanet_tiny.ssseg").weights is by_tag.weights
@@ -272,22 +280,48 @@ def test_a_tag_names_weights() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"pretrained": True, "weights": "ssseg"}, InputError, "both name weights"),
-        ({"pretrained": True, "pretrained_backbone": True}, InputError, "encoder alone"),
+        ({"pretrained": True, "weights": "ssseg"}, InputError, "both select weights"),
+        ({"pretrained": True, "pretrained_backbone": True}, InputError, "encoder only"),
         ({"weights": "mmseg_80k"}, UnknownModelError, "which has ssseg"),
         ({"weights": "nowhere.pth"}, InputError, "'nowhere.pth': there is no such file"),
         ({"weights": Path("ssseg")}, InputError, "'ssseg': there is no such file"),
         ({"num_classes": "5"}, InputError, "num_classes is '5'"),
         ({"num_classes": 0}, InputError, "num_classes is 0"),
+        (
+            {"num_classes": 10**12},
+            InputError,
+            "num_classes is 1000000000000; it must be .* to 4096",
+        ),
+        ({"in_chans": 10**9}, InputError, "in_chans is 1000000000; it must be .* to 1024"),
+        ({"pretrained": True, "num_classes": 10**12}, InputError, "num_classes is 1000000000000"),
+        ({"weights": ""}, InputError, "weights is empty; it must be a tag, a path or a repository"),
+        ({"weights": b"ssseg"}, InputError, "weights is a bytes; it must be a tag, a path"),
+        ({"weights": 3}, InputError, "weights is a int; it must be a tag, a path"),
+        ({"weights": " ssseg"}, UnknownModelError, "which has ssseg"),
+        ({"weights": Path()}, InputError, "'.' is a folder; load it with ISANet.from_pretrained"),
+        ({"weights": "~nosuchuser/a.pth"}, InputError, "there is no such file"),
+        ({"weights": "a\x00.pth"}, InputError, "there is no such file"),
+        ({"weights": "a" * 300 + ".pth"}, InputError, "there is no such file"),
+        (
+            {"weights": "/dev/zero"},
+            CheckpointError,
+            "/dev/zero cannot be read: it is not a regular file",
+        ),
     ],
 )
-def test_contradictions_and_typos_are_errors(
+def test_create_model_wrong_arguments_are_refused(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         create_model("isanet_tiny", **options)
 
 
-def test_unknown_name_gets_a_suggestion() -> None:
+@pytest.mark.parametrize("name", [None, b"isanet_tiny", Path("isanet_tiny"), 3, ["isanet_tiny"]])
+def test_create_model_name_that_is_no_string_is_refused(name: Any) -> None:
+    with pytest.raises(InputError, match=r"name is a \w+; it must be a string, see list_models"):
+        create_model(name)
+
+
+def test_create_model_unknown_name_has_a_suggestion() -> None:
     with pytest.raises(UnknownModelError, match="did you mean isanet_resnet50os8_voc"):
         create_model("isanet_resnet50_voc")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import HeadConfig, NetworkConfig, Preprocess
@@ -21,11 +21,9 @@ from isanet_zoo.network import backbones
 from isanet_zoo.network.head import AuxiliaryHead, ISAHead
 from isanet_zoo.network.resize import resize
 
-T = TypeVar("T", bound="ISANet")
-
 
 class ISANetOutput(NamedTuple):
-    """What a network with an auxiliary head gives while it is trained."""
+    """Output of a network with an auxiliary head in training mode."""
 
     out: Tensor  # (B, K, H, W)
     aux: Tensor  # (B, K, H, W)
@@ -37,23 +35,23 @@ class ISANet(nn.Module):
     Args:
         backbone: name of a timm model that supports `features_only` and `output_stride=8`.
         num_classes: K.
-        in_chans: channels of the input images. With others than 3, preparing them is up to you:
-            `predict` and `preprocess` know RGB pictures only.
+        in_chans: channels of the images; `predict` supports 3 only.
         aux_loss: build the auxiliary head.
-        pretrained_backbone: start the encoder from timm's ImageNet weights (asks the network).
-        head: the numbers of both heads.
-        label_set: what the K classes mean; generic names if None.
-        preprocess: how pictures become input; ImageNet's normalisation and no resizing if None.
+        pretrained_backbone: load timm's ImageNet weights into the encoder; they are downloaded.
+        head: configuration of both heads.
+        label_set: the K classes; numbered names if None.
+        preprocess: preparation of images; ImageNet's normalisation and no resizing if None.
 
     Attributes:
-        config: the numbers that this network was built from.
-        label_set: the classes; `classes` and `palette` are its names and its RGB colours.
-        preprocess: how `predict` prepares pictures for this network.
-        weights: the manifest's record of the weights that were loaded, None for fresh ones.
-        load_report: what loading did, None for fresh weights.
+        config: configuration of the network.
+        classes, palette: names and RGB colours of `label_set`.
+        weights: the manifest's record of the weights that were loaded, or None.
+        load_report: outcome of loading, see `LoadReport`; None if nothing was loaded.
+        origin: `Description` of the weights that were loaded, or None.
 
     Raises:
-        InputError: the encoder is unknown or does not fit, or a number makes no sense.
+        InputError: the encoder is unknown or unsuitable, or a number is out of range.
+        DownloadError: timm's weights cannot be downloaded.
 
     Example:
         >>> model = ISANet("test_resnet", num_classes=5).eval()
@@ -80,13 +78,13 @@ class ISANet(nn.Module):
         if len(label_set) != num_classes:
             raise InputError(
                 f"label set {label_set.name!r} has {len(label_set)} classes, the network "
-                f"{num_classes}; give one that fits, or none"
+                f"{num_classes}; pass a label set of this size, or none"
             )
         self.label_set = label_set
+        self.preprocess = preprocess or Preprocess()
         self.weights: Weights | None = None
         self.load_report: Any = None
         self.origin: Any = None
-        self.preprocess = preprocess or Preprocess()
         self.backbone = backbones.create_backbone(
             backbone, in_chans=in_chans, pretrained=pretrained_backbone
         )
@@ -98,13 +96,13 @@ class ISANet(nn.Module):
 
     @classmethod
     def from_config(
-        cls: type[T],
+        cls,
         config: NetworkConfig,
         *,
         aux_loss: bool = False,
         label_set: LabelSet | None = None,
         preprocess: Preprocess | None = None,
-    ) -> T:
+    ) -> Self:
         """Build the network that a record describes, with newly initialised parameters."""
         return cls(
             config.backbone,
@@ -118,33 +116,29 @@ class ISANet(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls: type[T],
+        cls,
         source: str | os.PathLike[str],
         *,
         revision: str | None = None,
         token: str | None = None,
         progress: bool = True,
-    ) -> T:
-        """Load a network that was saved or published, in `eval()` mode.
+    ) -> Self:
+        """Load a saved or published network with its classes and preprocessing, in `eval()` mode.
 
-        Only `config.json` and `model.safetensors` are read; neither can hold code.
+        Only `config.json` and `model.safetensors` are read; neither can contain code.
 
         Args:
-            source: a folder, or a repository on the Hugging Face Hub: ``"org/repo"``, or, if there
-                is a folder of that name, ``"hf-hub:org/repo"``.
+            source: a folder, or a repository of the Hugging Face Hub, ``"org/repo"`` or
+                ``"hf-hub:org/repo"``. A folder of that name comes first without the prefix.
             revision: a branch, tag or commit of the repository; its main branch if None.
             token: for a private repository; the one that is stored on this machine if None.
             progress: show progress bars on stderr.
 
-        Returns:
-            The network, with its classes, its preprocessing, and its auxiliary head if it had one.
-
         Raises:
-            InputError: there is no such folder, and `source` is no repository name either.
+            InputError: `source` is neither a folder nor the name of a repository.
             DownloadError: the Hub has no such repository, refuses access or cannot be reached.
-            CheckpointError: a file or field is missing or wrong, or the tensors are not the
-                network's.
-            IntegrityError: the tensors are not those that the config was written for.
+            CheckpointError: a file or field is missing or wrong, or a tensor does not fit.
+            IntegrityError: the tensors are not those that the config describes.
         """
         from isanet_zoo.hub import saved
 
@@ -157,19 +151,14 @@ class ISANet(nn.Module):
         force: bool = False,
         **facts: Unpack[ModelFacts],
     ) -> Path:
-        """Write the network into a folder that `from_pretrained` loads.
-
-        Its `model.safetensors` also works alone, as ``create_model(name, weights=FILE)``.
+        """Write the network into a folder that `from_pretrained` loads; return the folder.
 
         Args:
-            folder: created if it does not exist. Files of an earlier save are replaced.
+            folder: created if it does not exist. Files of an earlier save are replaced. Its
+                `model.safetensors` also loads alone, by ``create_model(name, weights=FILE)``.
             force: also replace files that this library did not write.
-            facts: `dataset`, `recipe`, `metrics` and `licence` of the weights, see `ModelFacts`.
-                Those of published or saved weights are kept until the weights are changed, the
-                licence also after that.
-
-        Returns:
-            The folder.
+            facts: `dataset`, `recipe`, `metrics` and `licence`, see `ModelFacts`. By default, those
+                of the loaded weights while these are unchanged, and their licence after that, too.
 
         Raises:
             InputError: the folder cannot be written, or other files have these names.
@@ -189,7 +178,7 @@ class ISANet(nn.Module):
         commit_message: str = "Upload an ISANet",
         **facts: Unpack[ModelFacts],
     ) -> str:
-        """Publish the network on the Hugging Face Hub, in one commit.
+        """Publish the network on the Hugging Face Hub in one commit; return the commit.
 
         Args:
             repo: the repository, ``"org/repo"``; created if it does not exist.
@@ -197,9 +186,6 @@ class ISANet(nn.Module):
             token: with write access; the one that is stored on this machine if None.
             commit_message: title of the commit.
             facts: see `save_pretrained`.
-
-        Returns:
-            The commit, which `from_pretrained` takes as `revision`.
 
         Raises:
             InputError: `repo` is no repository name.
@@ -229,17 +215,17 @@ class ISANet(nn.Module):
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """Return the logits at 1/8 of the image, (B, K, h, w), for (B, 3, H, W)."""
-        # The encoder's map is by far the largest: it is let go of before the head goes on.
+        # No name for the encoder's map, by far the largest, so that it is freed before `classify`.
         return self.head.classify(self.head.reduce(self.forward_features(images)[1]))
 
     def forward(self, images: Tensor) -> Tensor | ISANetOutput:
         """Segment a batch of prepared images.
 
         Args:
-            images: (B, 3, H, W) float, normalised as `self.preprocess` says.
+            images: (B, 3, H, W) float, normalised by `self.preprocess`.
 
         Returns:
-            Logits (B, K, H, W). In training mode, with an auxiliary head, `ISANetOutput`.
+            Logits (B, K, H, W), or `ISANetOutput` in training mode with an auxiliary head.
         """
         size = (images.shape[-2], images.shape[-1])
         aux_features, features = self.forward_features(images)
@@ -252,8 +238,8 @@ class ISANet(nn.Module):
         """Resize logits (B, K, h, w) to (B, K, *size), bilinearly, as the weights' family does."""
         return resize(logits, size, self.config.head.resize)
 
-    def train(self, mode: bool = True) -> ISANet:
-        """Set training mode; what was frozen stays in evaluation mode."""
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
@@ -262,68 +248,55 @@ class ISANet(nn.Module):
                 norm.eval()
         return self
 
-    def freeze_backbone(self) -> ISANet:
-        """Stop training the encoder: its parameters and its running statistics."""
+    def freeze_backbone(self) -> Self:
+        """Freeze the encoder: its parameters and running statistics."""
         return self.freeze("backbone")
 
-    def freeze(self, *parts: str) -> ISANet:
-        """Stop training parts of the network: their parameters and their running statistics.
-
-        Args:
-            parts: names of modules, such as ``"backbone.layer1"``.
+    def freeze(self, *parts: str) -> Self:
+        """Freeze parts of the network, such as ``"backbone.layer1"``, as `freeze_backbone`.
 
         Raises:
             InputError: the network has no such part.
         """
-        modules = []
-        for name in parts:
-            try:
-                modules.append(self.get_submodule(name))
-            except AttributeError as error:
-                raise InputError(f"no part of the network is called {name!r}: {error}") from error
+        try:
+            modules = [self.get_submodule(name) for name in parts]
+        except AttributeError as error:
+            raise InputError(f"cannot freeze {', '.join(parts)}: {error}") from error
         for module in modules:
             module.requires_grad_(False)
         self._frozen.update(parts)
         return self.train(self.training)
 
-    def freeze_norm(self) -> ISANet:
-        """Stop training every batch norm: its parameters and its running statistics."""
+    def freeze_norm(self) -> Self:
+        """Freeze every batch norm: its parameters and running statistics."""
         self._frozen_norm = True
         for norm in self._norms():
             norm.requires_grad_(False)
         return self.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: recompute encoder stages and attention for gradients.
+        """Recompute encoder stages and attention for gradients, to save memory in training.
 
-        The gradients are the same. But batch norms that are recomputed update their running
-        statistics twice per step, as if their momentum were nearly doubled (0.1 acts like 0.19);
-        `freeze_norm` avoids that.
+        Batch norms that are recomputed update their running statistics twice per step, which
+        nearly doubles their momentum; `freeze_norm` avoids that.
         """
         backbones.set_grad_checkpointing(self.backbone, enable)
         self.head.grad_checkpointing = enable
 
     def param_groups(self, lr: float, head_multiplier: float = 1.0) -> list[dict[str, Any]]:
-        """Return the trainable parameters as two groups for an optimiser, encoder and heads.
+        """Return the trainable parameters as groups for an optimiser: encoder and heads.
 
-        Args:
-            lr: learning rate of the encoder.
-            head_multiplier: the heads learn at `lr * head_multiplier`.
+        The learning rate of the heads is `lr * head_multiplier`.
         """
-        backbone: list[nn.Parameter] = []
-        heads: list[nn.Parameter] = []
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "heads": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                (backbone if name.startswith("backbone.") else heads).append(parameter)
-        groups = [
-            {"name": "backbone", "params": backbone, "lr": lr},
-            {"name": "heads", "params": heads, "lr": lr * head_multiplier},
+                groups["backbone" if name.startswith("backbone.") else "heads"].append(parameter)
+        rates = {"backbone": lr, "heads": lr * head_multiplier}
+        return [
+            {"name": k, "params": group, "lr": rates[k]} for k, group in groups.items() if group
         ]
-        return [group for group in groups if group["params"]]
 
     def _norms(self) -> Iterator[nn.Module]:
-        return (
-            module
-            for module in self.modules()
-            if isinstance(module, nn.modules.batchnorm._NormBase)
-        )
+        norm = nn.modules.batchnorm._NormBase
+        return (module for module in self.modules() if isinstance(module, norm))

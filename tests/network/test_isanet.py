@@ -1,12 +1,10 @@
-"""The network as a module: outputs, freezing, memory, optimiser groups, bad numbers."""
+"""ISANet as a module: outputs, dropout, freezing, checkpointing, parameter groups."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +12,7 @@ from torch import nn
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.network import backbones
 from isanet_zoo.network.backbones import create_backbone
 from isanet_zoo.network.isanet import ISANet, ISANetOutput
 
@@ -26,7 +25,7 @@ def tiny(*, aux_loss: bool = False, in_chans: int = 3, head: HeadConfig = HEAD) 
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (57, 83), (8, 8), (1, 200)])
-def test_logits_have_the_size_of_the_image(height: int, width: int) -> None:
+def test_forward_returns_logits_of_the_images_size(height: int, width: int) -> None:
     model = tiny().eval()
     images = torch.randn(2, 3, height, width)
     assert model(images).shape == (2, 5, height, width)
@@ -34,7 +33,7 @@ def test_logits_have_the_size_of_the_image(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("resize", "corners"), [("half_pixel", False), ("corners", True)])
-def test_final_resize_is_the_family_s(resize: str, corners: bool) -> None:
+def test_forward_resizes_by_the_configured_rule(resize: str, corners: bool) -> None:
     head = HeadConfig(**(vars(HEAD) | {"resize": resize}))
     model = tiny(head=head).eval()
     images = torch.randn(1, 3, 50, 70)
@@ -44,7 +43,7 @@ def test_final_resize_is_the_family_s(resize: str, corners: bool) -> None:
     torch.testing.assert_close(model(images), expected)
 
 
-def test_auxiliary_logits_appear_in_training_only() -> None:
+def test_forward_returns_auxiliary_logits_in_training_only() -> None:
     model = tiny(aux_loss=True)
     images = torch.randn(2, 3, 48, 64)
     output = model(images)
@@ -76,7 +75,7 @@ def test_dropout_drops_whole_channels_before_the_classifier(part: str, last: str
 
 
 @pytest.mark.parametrize("freeze", ["freeze_backbone", "freeze_norm"])
-def test_frozen_parts_stay_as_they_are_through_train(freeze: str) -> None:
+def test_frozen_parts_do_not_change_in_training(freeze: str) -> None:
     model = tiny(aux_loss=True)
     keys = model.state_dict().keys()
     getattr(model, freeze)()
@@ -98,14 +97,14 @@ def test_frozen_parts_stay_as_they_are_through_train(freeze: str) -> None:
         assert not torch.equal(model.state_dict()[key], before[key])
 
 
-@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint")  # older timm leaves a choice open
-def test_checkpointing_changes_memory_not_gradients() -> None:
-    plain, thrifty = tiny(), tiny()
-    thrifty.set_grad_checkpointing()
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint")  # by older versions of timm
+def test_checkpointing_keeps_the_gradients() -> None:
+    plain, checkpointed = tiny(), tiny()
+    checkpointed.set_grad_checkpointing()
     images = torch.randn(2, 3, 64, 64)
-    for model in (plain, thrifty):
+    for model in (plain, checkpointed):
         model.train()(images).square().mean().backward()
-    pairs = zip(plain.named_parameters(), thrifty.parameters(), strict=True)
+    pairs = zip(plain.named_parameters(), checkpointed.parameters(), strict=True)
     for (name, first), second in pairs:
         assert first.grad is not None, name
         torch.testing.assert_close(first.grad, second.grad, msg=name)
@@ -124,7 +123,7 @@ def test_checkpointing_recomputes_attention() -> None:
     assert len(calls) == 3
 
 
-def test_parameter_groups_cover_each_parameter_once() -> None:
+def test_param_groups_contain_each_parameter_once() -> None:
     model = tiny(aux_loss=True)
     backbone, heads = model.param_groups(0.01, head_multiplier=10)
     assert (backbone["lr"], heads["lr"]) == (0.01, pytest.approx(0.1))
@@ -135,29 +134,25 @@ def test_parameter_groups_cover_each_parameter_once() -> None:
     assert [group["name"] for group in model.param_groups(0.01)] == ["heads"]
 
 
-def test_other_channel_counts_and_backbones() -> None:
+def test_isanet_supports_other_channel_counts_and_backbones() -> None:
     assert tiny(in_chans=4).eval()(torch.randn(1, 4, 32, 32)).shape == (1, 5, 32, 32)
     model = ISANet("mobilenetv3_small_050", num_classes=3, head=HEAD).eval()
     assert model.forward_logits(torch.randn(1, 3, 64, 64)).shape == (1, 3, 8, 8)
 
 
-def test_timm_is_asked_for_the_channels_and_weights_that_were_asked_for(
+def test_isanet_passes_channels_and_pretrained_to_the_encoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
-    create_model = timm.create_model
+    seen = []
 
-    def without_network(name: str, **options: Any) -> nn.Module:
-        asked.append((name, options["in_chans"], options["pretrained"]))
-        model: nn.Module = create_model(name, **(options | {"pretrained": False}))
-        return model
+    def create(name: str, *, in_chans: int, pretrained: bool) -> nn.Module:
+        seen.append((name, in_chans, pretrained))
+        return create_backbone(name, in_chans=in_chans)
 
-    monkeypatch.setattr(timm, "create_model", without_network)
-    create_backbone("test_resnet")
-    create_backbone("test_resnet", in_chans=4, pretrained=True)
+    monkeypatch.setattr(backbones, "create_backbone", create)
     ISANet("test_resnet", 5)
     ISANet("test_resnet", 5, in_chans=4, pretrained_backbone=True)
-    assert asked == [("test_resnet", 3, False), ("test_resnet", 4, True)] * 2
+    assert seen == [("test_resnet", 3, False), ("test_resnet", 4, True)]
 
 
 def test_architecture_numbers_shape_the_parameters() -> None:
