@@ -54,32 +54,41 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="see `list`")
     parser.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
     add_weights(parser)
-    parser.add_argument("--labels", action="store_true", help="give class ids, not logits")
+    parser.add_argument("--labels", action="store_true", help="return class ids instead of logits")
     parser.add_argument(
-        "--preprocess", action="store_true", help="take uint8 RGB, normalise inside"
+        "--preprocess", action="store_true", help="include normalisation; the input is uint8 RGB"
     )
     parser.add_argument(
-        "--static", type=size, metavar="HxW", help="take one picture of this size, not any"
+        "--static", type=size, metavar="HxW", help="support one image of this size only"
     )
     small = parser.add_mutually_exclusive_group()
     small.add_argument("--half", action="store_true", help="compute in float16")
     small.add_argument("--int8", action="store_true", help="quantise for CPUs; needs --calibrate")
     parser.add_argument(
-        "--calibrate", type=Path, metavar="DIR", help="pictures for --int8, not those of a test"
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="images for --int8; not those of a test",
     )
     parser.add_argument("--no-check", action="store_true", help="do not compare with the network")
-    parser.set_defaults(verbose=True)  # say what was compared
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT.onnx even if isanet-zoo did not write it"
+    )
+    parser.set_defaults(verbose=True)  # log the comparison
 
 
 def export_run(options: argparse.Namespace) -> int:
     """Write a model as an ONNX file; print the path."""
     import torch
 
-    from isanet_zoo.export.onnx_file import export_onnx
+    from isanet_zoo.export.onnx_file import export_onnx, require
+    from isanet_zoo.export.options import check_onnx_target
     from isanet_zoo.zoo import create_model
 
     if options.int8 != (options.calibrate is not None):
-        raise InputError("--int8 and --calibrate DIR go together")
+        raise InputError("--int8 needs --calibrate DIR, and --calibrate needs --int8")
+    check_onnx_target(options.out, force=options.force)
+    require("onnx", "onnxscript", "onnxruntime")
     model = create_model(options.name, options.weights is None, weights=options.weights)
     print_trust(options.name, model.load_report.trust)
     path = export_onnx(
@@ -92,6 +101,7 @@ def export_run(options: argparse.Namespace) -> int:
         preprocess=options.preprocess,
         calibrate=options.calibrate,
         check=not options.no_check,
+        force=options.force,
     )
     print(path)
     return 0

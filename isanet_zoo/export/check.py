@@ -1,4 +1,4 @@
-"""An exported file against the network that it was made from, in onnxruntime."""
+"""Comparison of an exported file, run in onnxruntime, with the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Shape: TypeAlias = tuple[int, int, int, int]  # (B, C, H, W)
 
-ALLOWED = {  # largest difference of logits, as (absolute, share of the largest logit)
+ALLOWED = {  # largest difference of logits: (absolute, fraction of the largest logit)
     torch.float32: (1e-4, 1e-6),
     torch.float16: (1e-2, 3e-2),
 }
@@ -27,10 +27,10 @@ LEAST_AGREEMENT = 0.8  # of an int8 file's labels with the network's
 
 
 def sizes_to_try(partition: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Return (batch, height, width) to trace, then those to try as well.
+    """Return (batch, height, width) of the input to trace, then of others to compare.
 
-    A graph that was traced on a map of a single attention window, or of whole windows, could get
-    away with leaving out what others need.
+    A graph that is traced on a map of a single attention window, or of whole windows, may lack
+    operations that other maps need.
     """
     rows, columns = (OUTPUT_STRIDE * side for side in partition)  # a window, in pixels
     return [
@@ -43,7 +43,7 @@ def sizes_to_try(partition: tuple[int, int]) -> list[tuple[int, int, int]]:
 
 
 def noise(shape: Shape, preprocess: bool) -> Tensor:
-    """Return an input of that shape: made by rule, so that a failure can be repeated."""
+    """Return a random input of a shape, the same in every run."""
     generator = torch.Generator().manual_seed(0)
     if preprocess:
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -54,10 +54,17 @@ def noise(shape: Shape, preprocess: bool) -> Tensor:
 def compare(
     path: Path, target: Path, graph: Graph, shapes: Sequence[Shape], dtype: torch.dtype
 ) -> None:
-    """Compare a file with the network that it was made from.
+    """Compare a file with the network.
+
+    Args:
+        path: the file.
+        target: its final path, for messages.
+        graph: the network.
+        shapes: of the inputs to compare.
+        dtype: type of the file's arithmetic.
 
     Raises:
-        ExportError: it computes something else; the message says at which size, and how much.
+        ExportError: the outputs differ; the message contains the size and the difference.
     """
     session = _open(path, target)
     for shape in shapes:
@@ -74,58 +81,65 @@ def compare(
 
 @torch.no_grad()
 def compare_int8(
-    path: Path, target: Path, graph: Graph, shapes: Sequence[Shape], pictures: Sequence[Tensor]
+    path: Path, target: Path, graph: Graph, shapes: Sequence[Shape], inputs: Sequence[Tensor]
 ) -> None:
-    """Run a file in int8 at several sizes, and compare its labels of pictures with the network's.
+    """Run an int8 file at several sizes, and compare its labels with the network's.
+
+    Args:
+        path: the file.
+        target: its final path, for messages.
+        graph: the network.
+        shapes: of the inputs to run.
+        inputs: images, whose labels are compared.
 
     Raises:
-        ExportError: it does not take a size, or too few labels stay what they are.
+        ExportError: the file does not support a size, or too few labels are equal.
     """
     session = _open(path, target)
-    for shape in shapes:  # what int8 makes of noise says nothing; that it runs does
+    for shape in shapes:  # int8 labels of noise are meaningless; only check that the file runs
         images = noise(shape, graph.preprocess)
         _run(session, images, target, _expected(graph.logits(images), graph.output))
-    shares = []
-    for images in pictures:
+    agreements = []
+    for images in inputs:
         logits = graph.logits(images)
         found = _run(session, images, target, _expected(logits, graph.output))
         labels = found if graph.output == "labels" else found.argmax(1)
-        shares.append((labels == logits.argmax(1)).float().mean().item())
-    agreement = sum(shares) / len(shares)
+        agreements.append((labels == logits.argmax(1)).float().mean().item())
+    agreement = sum(agreements) / len(agreements)
     if agreement < LEAST_AGREEMENT:
         raise ExportError(
             f"{target} was not written: in int8 only {agreement:.1%} of the labels of "
-            f"{len(shares)} pictures stay what they are; calibrate with pictures that the network "
-            "knows, or export in float"
+            f"{len(inputs)} images are equal; calibrate with images like those that the network "
+            "was trained on, or export in float"
         )
-    logger.info("int8: %.2f%% of the labels of %d pictures stay", 100 * agreement, len(shares))
+    logger.info("int8: %.2f%% of the labels of %d images are equal", 100 * agreement, len(inputs))
 
 
 def _difference(found: Tensor, logits: Tensor, dtype: torch.dtype) -> str:
-    """Say how logits or labels differ from the expected logits; nothing where they may."""
+    """Describe how logits or labels differ from the expected logits; empty if within tolerance."""
     absolute, relative = ALLOWED[dtype]
     allowed = absolute + relative * logits.abs().max().item()
     if found.ndim == logits.ndim:
         largest = (found - logits).abs().max().item()
         return "" if largest <= allowed else f"by {largest:.2g}, where {allowed:.2g} is allowed"
     best = logits.topk(min(2, logits.shape[1]), dim=1).values  # (B, 2, H, W)
-    clear = best[:, 0] - best[:, -1] > 2 * allowed  # of one class: nowhere
+    clear = best[:, 0] - best[:, -1] > 2 * allowed  # never with one class
     wrong = int(((found != logits.argmax(1)) & clear).sum())
-    return f"{wrong} of {int(clear.sum())} that are no near-ties" if wrong else ""
+    return f"{wrong} of {int(clear.sum())} that are not nearly tied" if wrong else ""
 
 
 def _open(path: Path, target: Path) -> Any:
-    """Return onnxruntime's session for a file that onnx's checker has passed.
+    """Return onnxruntime's session of a file, after onnx's checker.
 
     Raises:
-        ExportError: the checker refuses it.
+        ExportError: the file is not valid.
     """
     onnx: Any = importlib.import_module("onnx")
     onnxruntime: Any = importlib.import_module("onnxruntime")
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{target} was not written: onnx's checker says {error}") from error
+        raise ExportError(f"{target} was not written: onnx's checker fails: {error}") from error
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
@@ -133,15 +147,15 @@ def _run(session: Any, images: Tensor, target: Path, expected: tuple[int, ...]) 
     """Run a file.
 
     Raises:
-        ExportError: it does not take this size, or its output has another than expected.
+        ExportError: the file does not support this size, or its output has an unexpected one.
     """
     what = f"{target} was not written: at {_spell(images.shape)} it"
     try:
         (output,) = session.run(None, {"images": images.numpy()})
-    except Exception as error:  # onnxruntime's errors have no root but this
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise ExportError(f"{what} cannot be run: {error}") from error
     if output.shape != expected:
-        raise ExportError(f"{what} gives {_spell(output.shape)}, not {_spell(expected)}")
+        raise ExportError(f"{what} returns {_spell(output.shape)}, not {_spell(expected)}")
     return torch.from_numpy(output)
 
 

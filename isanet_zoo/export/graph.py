@@ -1,4 +1,4 @@
-"""A network as the exporter to ONNX can follow it, and its trace.
+"""The graph of an exported file, and its trace.
 
 Letters in shapes: B batch, C channels, K classes, D key channels, H W image, h w feature map.
 """
@@ -21,11 +21,11 @@ Output: TypeAlias = Literal["logits", "labels"]
 
 OPSET = 18
 TESTED_TORCH = "2.15"
-AXES = {0: "batch", 2: "height", 3: "width"}  # of the input, where the file is dynamic
+AXES = {0: "batch", 2: "height", 3: "width"}  # of the input of a dynamic file
 
 
 class Graph(nn.Module):
-    """What the file computes, from its input to its output."""
+    """The computation of the file, from its input to its output."""
 
     def __init__(self, network: ISANet, output: Output, preprocess: bool) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class Graph(nn.Module):
 
 
 class _Attention(nn.Module):
-    """`SelfAttention` written out: the exporter knows the fused operator for four dimensions only.
+    """`SelfAttention` in basic operators, with the same parameters.
 
-    The same parameters, and the same numbers but for rounding.
+    The exporter supports the fused operator for four dimensions only.
     """
 
     def __init__(self, original: SelfAttention) -> None:
@@ -64,19 +64,19 @@ class _Attention(nn.Module):
         query = self.query(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
         key = self.key(x).flatten(2)  # (B, D, h·w)
         value = self.value(x).flatten(2)  # (B, C, h·w)
-        shares = (query * query.shape[-1] ** -0.5 @ key).softmax(-1)  # (B, h·w, h·w)
-        out: Tensor = self.project((value @ shares.transpose(1, 2)).reshape(x.shape))
+        weights = (query * query.shape[-1] ** -0.5 @ key).softmax(-1)  # (B, h·w, h·w)
+        out: Tensor = self.project((value @ weights.transpose(1, 2)).reshape(x.shape))
         return out
 
 
 def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
-    """Return a copy whose every operator has a counterpart in ONNX."""
+    """Return a copy in which every operator has a counterpart in ONNX."""
     graph = copy.deepcopy(graph)
     for parent in list(graph.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SelfAttention):
                 setattr(parent, name, _Attention(child))
-    backbones.ease_export(graph.network.backbone)
+    backbones.replace_same_padding(graph.network.backbone)
     graph.network.to(dtype)
     graph.dtype = dtype
     return graph.eval()
@@ -85,8 +85,13 @@ def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
 def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
     """Return the graph as an ONNX model.
 
+    Args:
+        graph: see `for_onnx`.
+        images: the input to trace.
+        dynamic: leave batch, height and width open.
+
     Raises:
-        EnvironmentProblem: torch cannot.
+        EnvironmentProblem: this version of torch cannot export the network.
     """
     axes = dict.fromkeys(AXES, torch.export.Dim.DYNAMIC) if dynamic else None
     try:
@@ -101,7 +106,7 @@ def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
                 output_names=[graph.output],
                 verbose=False,
             )
-    except RuntimeError as error:  # the root of the exporter's errors
+    except RuntimeError as error:  # the base class of the exporter's errors
         cause = error.__cause__ or error
         raise EnvironmentProblem(
             f"torch {torch.__version__} cannot export this network "
@@ -110,12 +115,12 @@ def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
         ) from error
     assert program is not None
     proto = program.model_proto
-    # The exporter notes which line of which file of this machine each operator comes from.
+    # The exporter stores paths and lines of source files on this machine.
     for item in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     proto.graph.ClearField("metadata_props")
-    del proto.graph.value_info[:]  # runtimes infer the shapes in between
+    del proto.graph.value_info[:]  # runtimes infer them
     for value in (*proto.graph.input, *proto.graph.output):
         sides = value.type.tensor_type.shape.dim
         names = AXES if len(sides) == 4 else {0: "batch", 1: "height", 2: "width"}

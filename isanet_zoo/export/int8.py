@@ -1,39 +1,82 @@
-"""From a float32 ONNX model to one in int8, for CPUs, with onnxruntime's own quantiser."""
+"""Quantisation of float32 ONNX models to int8 for CPUs, with onnxruntime's quantiser.
+
+Letters in shapes: H W image.
+"""
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-# What convolutions are made of. A convolution has to be quantised with the activation behind it:
-# alone, its range would be that of the values which the activation cuts off (2 points of mIoU on
-# CamVid). The products and the softmax of the attention stay in float: they take 3 per cent of the
-# time, and quantising them gains nothing.
+from isanet_zoo.errors import InputError
+from isanet_zoo.imaging.preprocess import input_size, prepare, resize_pixels
+from isanet_zoo.imaging.reading import ImageLike, find_images, read_image
+from isanet_zoo.manifest.config import Preprocess
+
+MOST_IMAGES = 32  # of a calibration
+
+# A convolution has to be quantised together with its activation: alone, its range would include the
+# values that the activation cuts off (2 points of mIoU on CamVid). The products and the softmax of
+# the attention stay in float: they take 3 per cent of the time, and int8 is not faster there.
 OPERATORS = ["Conv", "Clip", "Relu", "Add"]
 
 
-def quantise(proto: Any, inputs: Sequence[Tensor]) -> Any:
-    """Return a model in int8 (QDQ: scales stand beside the operators), weights per channel.
+def calibration_inputs(
+    images: ImageLike | Iterable[ImageLike],
+    config: Preprocess,
+    size: tuple[int, int] | None,
+    *,
+    prepared: bool,
+) -> list[Tensor]:
+    """Return up to 32 images as inputs of the network.
 
     Args:
-        proto: the model in float32; its input is called `images`.
-        inputs: what the ranges of the activations are taken from.
+        images: a folder or an iterable.
+        config: how images are prepared.
+        size: (height, width) of the inputs; the size that `config` prescribes if None.
+        prepared: return (1, 3, H, W) float32 with `config` applied, otherwise uint8 pixels.
+
+    Raises:
+        InputError: there are no images, or one cannot be read.
+    """
+    inputs = []
+    for image in map(read_image, spread(list(find_images(images)))):
+        pixels = resize_pixels(image.pixels[None], size or input_size(image.size, config))
+        inputs.append(prepare(pixels, config, resize=False) if prepared else pixels)
+    if not inputs:
+        raise InputError("calibrate contains no images; some dozens are needed")
+    return inputs
+
+
+def spread(images: Sequence[ImageLike]) -> Sequence[ImageLike]:
+    """Return up to 32 evenly spaced images; neighbouring frames are near duplicates."""
+    if len(images) <= MOST_IMAGES:
+        return images
+    return [images[i * (len(images) - 1) // (MOST_IMAGES - 1)] for i in range(MOST_IMAGES)]
+
+
+def quantise(proto: Any, inputs: Sequence[Tensor]) -> Any:
+    """Return a model in int8 with weights per channel, in the QDQ format.
+
+    Args:
+        proto: the model in float32, with one input `images`.
+        inputs: the ranges of the activations are taken from these.
     """
     onnx: Any = importlib.import_module("onnx")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     shapes: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
     with tempfile.TemporaryDirectory() as folder:
-        plain, folded, small = (Path(folder, name) for name in ("plain", "folded", "small"))
-        plain.write_bytes(proto.SerializeToString())
-        # Folds what the exporter has left to fold, such as batch norms, and infers shapes.
-        shapes.quant_pre_process(str(plain), str(folded), skip_symbolic_shape=True)
+        original, merged, small = (Path(folder, name) for name in ("original", "merged", "small"))
+        original.write_bytes(proto.SerializeToString())
+        # Merges batch norms and infers shapes.
+        shapes.quant_pre_process(str(original), str(merged), skip_symbolic_shape=True)
         quantization.quantize_static(
-            str(folded),
+            str(merged),
             str(small),
             _reader(inputs),
             quant_format=quantization.QuantFormat.QDQ,
@@ -46,15 +89,15 @@ def quantise(proto: Any, inputs: Sequence[Tensor]) -> Any:
 
 
 def _reader(inputs: Sequence[Tensor]) -> Any:
-    """Return inputs as the quantiser reads them: one after the other, then None."""
+    """Return a `CalibrationDataReader`, which returns one input per call, then None."""
     quantization: Any = importlib.import_module("onnxruntime.quantization")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = iter(inputs)
+            self.rest = iter(inputs)
 
         def get_next(self) -> dict[str, Any] | None:
-            images = next(self.left, None)
+            images = next(self.rest, None)
             return None if images is None else {"images": images.numpy()}
 
     return Reader()

@@ -1,11 +1,11 @@
-"""From a network to an ONNX file that computes the same: proven first, then left in place.
+"""Export to ONNX; the file is verified with onnxruntime before it is written.
 
-What the file says about itself, in the `metadata_props` of its model::
+The file describes itself in the `metadata_props` of its model::
 
     isanet_zoo    the version of this library
-    model         the zoo's name of the weights, or the encoder's where they are nobody's
+    model         the zoo's name of the weights, or the encoder's if they are not from the zoo
     label_set     JSON: names, colours and official ids of the classes
-    preprocess    JSON: how a picture becomes the network's input, see `Preprocess`
+    preprocess    JSON: how an image is prepared for the network, see `Preprocess`
     provenance    JSON: source, hash, licence and links of the weights, as far as they are known
 
 Letters in shapes: B batch, C channels, K classes, H W image.
@@ -17,27 +17,22 @@ import copy
 import importlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from isanet_zoo import records
-from isanet_zoo.errors import EnvironmentProblem, InputError
-from isanet_zoo.export.check import Shape, compare, compare_int8, noise, sizes_to_try
+from isanet_zoo.errors import EnvironmentProblem, InputError, printable
+from isanet_zoo.export.check import compare, compare_int8, noise
 from isanet_zoo.export.graph import Graph, Output, for_onnx, trace
-from isanet_zoo.export.int8 import quantise
-from isanet_zoo.files import replace, temporary_file
-from isanet_zoo.imaging.preprocess import input_size, prepare, resize_pixels
-from isanet_zoo.imaging.reading import ImageLike, find_images, read_image
+from isanet_zoo.export.int8 import calibration_inputs, quantise
+from isanet_zoo.export.options import PRODUCER, check_onnx_target, check_options, input_shapes
+from isanet_zoo.files import atomic_write
+from isanet_zoo.imaging.reading import ImageLike
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.records import whole_number
 from isanet_zoo.version import __version__
-
-DTYPES = (torch.float32, torch.float16)
-CALIBRATION = 32  # pictures at most
 
 
 def export_onnx(
@@ -51,135 +46,72 @@ def export_onnx(
     preprocess: bool = False,
     calibrate: ImageLike | Iterable[ImageLike] | None = None,
     check: bool = True,
+    force: bool = False,
 ) -> Path:
     """Write a network as an ONNX file; needs ``pip install 'isanet-zoo[onnx]'``.
 
-    The input `images` is (B, C, H, W) float32, prepared as the weights say, or with `preprocess`
-    (B, 3, H, W) uint8 RGB, and nothing is left but to bring the picture to its size. The output is
-    `logits`, (B, K, H, W) float32, or `labels`, (B, H, W) uint8.
+    The input `images` is (B, C, H, W) float32, prepared like the input of the network; with
+    `preprocess` it is (B, 3, H, W) uint8 RGB, which only has to be resized. The output is `logits`,
+    (B, K, H, W) float32, or `labels`, (B, H, W) uint8.
+
+    torch's exporter replaces functions of torch while it traces the network: use no other network
+    in this process at the same time.
 
     Args:
-        model: the network; its mode, device and type stay as they are.
-        path: the file; it appears, or is replaced, once it is whole and checked.
-        dynamic: one file for every batch, height and width; otherwise for one picture of `size`.
-        size: (height, width) of the input where the file is not dynamic.
-        dtype: of weights and arithmetic, `torch.float32` or `torch.float16` (half the size; fast
-            where the runtime has kernels for it, such as on a GPU). Logits are float32 either way.
+        model: the network. It is not changed.
+        path: the file to write, ``*.onnx``.
+        dynamic: write one file for every batch, height and width; otherwise for one image of
+            `size`.
+        size: (height, width) of the input of a file that is not dynamic.
+        dtype: of weights and arithmetic, `torch.float32` or `torch.float16` (half the size; fast on
+            devices with such kernels, such as GPUs). Logits are float32 either way.
         output: logits or labels.
-        preprocess: put normalisation and channel order into the file.
-        calibrate: pictures like those that the file is for, a folder or an iterable; the file is
-            then quantised to int8 for CPUs, with ranges of activations as on these pictures, of
-            which it takes 32, evenly. None of them should be used to measure the file.
+        preprocess: include normalisation and channel order in the file.
+        calibrate: images like those that the file will be used for, a folder or an iterable. The
+            file is quantised to int8 for CPUs, with the ranges of activations of up to 32 of these
+            images. Do not measure the file on them.
         check: run the file in onnxruntime at several sizes, odd and even, and compare it with the
-            network before it is left in place: logits within 1e-4 (of float32; half precision is
-            allowed 3 per cent of the largest), labels equal where two classes are not nearly tied.
-            Labels of an int8 file have to agree on four in five pixels of the calibration.
+            network before it is written: logits within 1e-4 (in half precision within 3 per cent of
+            the largest), labels equal unless two classes are nearly tied. The labels of an int8
+            file have to agree on 80 per cent of the pixels of the calibration images.
+        force: replace `path` even if it is not a file that this function wrote.
 
     Returns:
         The path.
 
     Raises:
-        InputError: the options contradict each other, or the file cannot be written.
-        ExportError: the file would not compute what the network computes.
+        InputError: options contradict each other, or the file cannot be written.
+        ExportError: the file does not compute what the network computes.
         EnvironmentProblem: onnx, onnxscript or onnxruntime is missing, or torch is too old.
     """
     target = Path(path)
-    shapes = _check_options(model, dynamic, size, dtype, output, preprocess, calibrate)
+    check_onnx_target(target, force=force)
+    check_options(model, dtype, output, preprocess, calibrate)
+    shapes = input_shapes(model, dynamic, size)
     require("onnx", "onnxscript", "onnxruntime")
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     network.aux_head = None
     graph = Graph(network, output, preprocess).eval()
-    pictures = [] if calibrate is None else _inputs(calibrate, network, preprocess, size)
+    inputs = []
+    if calibrate is not None:
+        inputs = calibration_inputs(calibrate, model.preprocess, size, prepared=not preprocess)
     proto = trace(for_onnx(graph, dtype), noise(shapes[0], preprocess), dynamic)
     try:
-        with temporary_file(target.parent, ".onnx") as temporary:
+        with atomic_write(target) as temporary:
             _write(proto, model, temporary)
             if check:
                 compare(temporary, target, graph, shapes, dtype)
-            if pictures:
-                _write(quantise(proto, pictures), model, temporary)
+            if inputs:
+                _write(quantise(proto, inputs), model, temporary)
                 if check:
-                    compare_int8(temporary, target, graph, shapes, pictures)
-            replace(temporary, target)
+                    compare_int8(temporary, target, graph, shapes, inputs)
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
+        raise InputError(f"{printable(target)} cannot be written: {error}") from error
     return target
 
 
-def _check_options(
-    model: ISANet,
-    dynamic: bool,
-    size: tuple[int, int] | None,
-    dtype: torch.dtype,
-    output: Output,
-    preprocess: bool,
-    calibrate: object,
-) -> list[Shape]:
-    """Return the input's shapes to try, that to trace first.
-
-    Raises:
-        InputError: the options contradict each other.
-    """
-    if not isinstance(model, ISANet):
-        raise InputError(f"expected an ISANet, got {type(model).__name__}; see create_model")
-    classes, channels = model.config.num_classes, model.config.in_chans
-    if dynamic != (size is None):
-        raise InputError(
-            f"dynamic is {dynamic}, size {size}; a dynamic file has no size of its own, and one "
-            "that is not dynamic needs size=(height, width)"
-        )
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
-    if output not in get_args(Output):
-        raise InputError(f"output is {output!r}; choose one of {', '.join(get_args(Output))}")
-    if output == "labels" and classes > 256:
-        raise InputError(f"{classes} classes do not fit into 8-bit labels; export logits")
-    if channels != 3 and (preprocess or calibrate is not None):
-        raise InputError(
-            f"this network takes {channels} channels, and only RGB pictures can be prepared; "
-            "export it without preprocess and calibrate"
-        )
-    if calibrate is not None and dtype != torch.float32:
-        raise InputError(f"calibrate makes an int8 file; dtype {dtype} cannot be had as well")
-    if size is None:
-        sizes = sizes_to_try(model.config.head.partition)
-    else:
-        height, width = size
-        sizes = [(1, whole_number("the height", height), whole_number("the width", width))]
-    return [(batch, channels, height, width) for batch, height, width in sizes]
-
-
-def _inputs(
-    images: ImageLike | Iterable[ImageLike],
-    network: ISANet,
-    preprocess: bool,
-    size: tuple[int, int] | None,
-) -> list[Tensor]:
-    """Return pictures as inputs of the file, brought to the size that the weights were tested at.
-
-    Raises:
-        InputError: there are none, or one cannot be read.
-    """
-    config, inputs = network.preprocess, []
-    for picture in map(read_image, _spread(list(find_images(images)))):
-        pixels = picture.pixels[None]
-        shown = size or input_size(picture.size, config)
-        pixels = resize_pixels(pixels, shown)
-        inputs.append(pixels if preprocess else prepare(pixels, config, resize=False))
-    if not inputs:
-        raise InputError("calibrate holds no pictures; give some dozens")
-    return inputs
-
-
-def _spread(images: Sequence[ImageLike]) -> Sequence[ImageLike]:
-    """Return a few of many pictures, evenly: frames that are neighbours are alike."""
-    if len(images) <= CALIBRATION:
-        return images
-    return [images[i * (len(images) - 1) // (CALIBRATION - 1)] for i in range(CALIBRATION)]
-
-
 def _write(proto: Any, model: ISANet, path: Path) -> None:
-    """Write an ONNX model with the metadata that the head of this module lists."""
+    """Write an ONNX model with the metadata that the docstring of this module lists."""
     weights, report = model.weights, model.load_report
     provenance = {} if report is None else {"file": report.source.name, "trust": report.trust}
     if weights is not None:
@@ -198,7 +130,7 @@ def _write(proto: Any, model: ISANet, path: Path) -> None:
         "preprocess": json.dumps(records.write(model.preprocess)),
         "provenance": json.dumps(provenance, ensure_ascii=False),
     }
-    proto.producer_name, proto.producer_version = "isanet-zoo", __version__
+    proto.producer_name, proto.producer_version = PRODUCER, __version__
     del proto.metadata_props[:]
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)

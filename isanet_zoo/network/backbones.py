@@ -278,14 +278,14 @@ def synchronise_norms(network: nn.Module) -> nn.Module:
     return synchronised
 
 
-def ease_export(network: nn.Module) -> None:
-    """Replace convolutions that pad as TensorFlow's do by such as an exporter sees through.
+def replace_same_padding(network: nn.Module) -> None:
+    """Replace timm's `Conv2dSame` by an equivalent with integer padding, for an exporter.
 
-    timm rounds with floats, which makes every later size a riddle: tracing takes many times longer.
+    timm's float rounding makes later sizes opaque to the exporter, which takes many times longer.
     """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            # A window that is smaller than its stride has to be kept from negative padding.
+            # A window that is smaller than its stride would need negative padding.
             if isinstance(child, Conv2dSame) and min(child.kernel_size) >= max(child.stride):
                 setattr(parent, name, _SamePadded(child))
 

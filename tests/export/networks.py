@@ -1,0 +1,55 @@
+"""Small networks and exported files for the tests of the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from isanet_zoo import HeadConfig, ISANet
+from tests import reference
+
+FIXED: dict[str, Any] = {"dynamic": False, "size": (97, 130)}  # traced in much less time
+
+
+def randomised(model: ISANet) -> ISANet:
+    """Set batch norms and the classifier so that outputs vary; a new network's are near zero."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.7, 1.3, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+    model.head.classifier.weight.data.mul_(20)
+    return model.eval()
+
+
+def small(**options: Any) -> ISANet:
+    """Return a small network of 5 classes; `options` are passed to `ISANet`."""
+    torch.manual_seed(0)
+    head = HeadConfig(channels=16, key_channels=8, aux_channels=8)
+    return randomised(ISANet("test_resnet", 5, **{"head": head} | options))
+
+
+def run(path: Path, images: torch.Tensor) -> NDArray[Any]:
+    """Return the output of a file."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"images": images.numpy()})
+    found: NDArray[Any] = output
+    return found
+
+
+def write_images(folder: Path) -> Path:
+    """Write three parts of a photo to a new folder."""
+    folder.mkdir()
+    with Image.open(reference.DATA / "pictures" / "home.jpg") as image:
+        for number in range(3):
+            part = image.crop((40 * number, 0, 40 * number + 200, 150))
+            part.save(folder / f"{number}.png")
+    return folder

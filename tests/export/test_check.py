@@ -1,0 +1,46 @@
+"""Tests that wrong files are detected before they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from isanet_zoo import ExportError, ISANet, export_onnx
+from isanet_zoo.export import graph, onnx_file, options
+from tests.export.networks import FIXED, small
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_static_file_in_place_of_a_dynamic_one_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "trace", lambda net, images, _: graph.trace(net, images, False))
+    with pytest.raises(ExportError, match=r"model.onnx was not written: .* 1x3x97x141"):
+        export_onnx(small(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["logits", "labels"])
+def test_file_with_other_outputs_is_not_written_and_keeps_the_older_one(
+    output: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize = ISANet.resize
+
+    def wrong(model: ISANet, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            logits = logits.flip(-1) if output == "labels" else logits + 1e-2
+        return resize(model, logits, size)
+
+    monkeypatch.setattr(ISANet, "resize", wrong)
+    path = tmp_path / "model.onnx"
+    older = onnx.ModelProto(ir_version=10, producer_name=options.PRODUCER).SerializeToString()
+    path.write_bytes(older)
+    with pytest.raises(ExportError, match=f"1x3x97x130 its {output} differ: "):
+        export_onnx(small(), path, **FIXED, output=output)
+    assert path.read_bytes() == older
+    assert list(tmp_path.iterdir()) == [path]
