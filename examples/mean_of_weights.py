@@ -2,9 +2,9 @@
 
     python examples/mean_of_weights.py NAME mean.safetensors early.safetensors late.safetensors
 
-The mean keeps some of what an early epoch still knew of pictures unlike those of the training, and
-loses some on pictures like them: measure both (Wortsman et al., "Robust fine-tuning of zero-shot
-models", arXiv 2109.01903).
+The mean is often better than a late epoch on images unlike those of the training, and worse on
+images like them: evaluate both (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv
+2109.01903).
 """
 
 import sys

@@ -3,7 +3,8 @@
     isanet-zoo export isanet_resnet50os8_voc model.onnx --labels --preprocess
     python examples/onnx_predict.py model.onnx photo.jpg labels.png
 
-The picture is taken whole, neither tiled nor filled up. A pixel's value in the PNG is its class.
+The image is segmented as a whole, without tiles or padding. A pixel's value in the PNG is its
+class.
 """
 
 import json
@@ -19,9 +20,9 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for axis, (length, wanted) in enumerate(zip(pixels.shape, size, strict=False)):
         centres = (np.arange(wanted) + 0.5) * length / wanted - 0.5
         first = np.floor(centres).astype(int)
-        share = np.expand_dims(centres - first, tuple({0, 1, 2} - {axis}))
+        fraction = np.expand_dims(centres - first, tuple({0, 1, 2} - {axis}))
         before, after = (np.clip(first + step, 0, length - 1) for step in (0, 1))
-        pixels = pixels.take(before, axis) * (1 - share) + pixels.take(after, axis) * share
+        pixels = pixels.take(before, axis) * (1 - fraction) + pixels.take(after, axis) * fraction
     return pixels.round().astype(np.uint8)
 
 
@@ -32,7 +33,7 @@ def main(model: str, photo: str, target: str) -> None:
     labels, config = json.loads(metadata["label_set"]), json.loads(metadata["preprocess"])
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
     pixels, size = np.asarray(image), (image.height, image.width)
-    if config["resize"]:  # until it just fits the longest and the shortest side
+    if config["resize"]:  # to fit the longest and the shortest side
         scale = min(op(config["resize"]) / op(size) for op in (max, min))
         pixels = resize(pixels, (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)))
 

