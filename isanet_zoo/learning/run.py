@@ -21,8 +21,10 @@ from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
 from isanet_zoo.learning.mask_check import Progress, check_masks
-from isanet_zoo.learning.run_folder import Epoch, RunFolder
-from isanet_zoo.learning.trainer import MAX_SEED, Trainer, check_batch
+from isanet_zoo.learning.norms import check_batch
+from isanet_zoo.learning.run_folder import RunFolder
+from isanet_zoo.learning.run_state import Epoch
+from isanet_zoo.learning.trainer import MAX_SEED, Trainer
 from isanet_zoo.learning.transforms import Augment
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet

@@ -18,61 +18,34 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated
 
 import filelock
-import torch
-from torch import Tensor
 
 from isanet_zoo import records
-from isanet_zoo.errors import CheckpointError, InputError, ManifestError
+from isanet_zoo.errors import CheckpointError, InputError
 from isanet_zoo.files import atomic_write, remove_leftovers
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.metrics import Scores
+from isanet_zoo.learning.run_state import (
+    VERSION,
+    Epoch,
+    History,
+    read_run_state,
+    write_run_state,
+)
 from isanet_zoo.learning.trainer import Trainer
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Metric
 from isanet_zoo.network.isanet import ISANet
-from isanet_zoo.records import Range, Record, Text
-from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.saving import save_model
 from isanet_zoo.weights.stored import State
-from isanet_zoo.weights.tensors import state_digest
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "single scale, whole image, labels at original size"
-VERSION = 2  # of the state; 1 was a pickle of nested dicts
-LONGEST = 1 << 24  # bytes of JSON in a state
-
-Count = Annotated[int, Range(1, 2**53)]
-
-
-@dataclass(frozen=True)
-class Epoch(Record):
-    """A row of `log.csv`."""
-
-    epoch: Count  # number of finished epochs
-    step: Count  # number of finished steps
-    loss: float  # mean over the steps of the epoch
-    lr: float  # learning rate of the encoder in the next step
-    seconds: float  # time since the start of the run, without pauses, when the epoch was trained
-    miou: float | None  # of the validation images; None if they were not evaluated
-    pixel_accuracy: float | None  # likewise
-
-
-@dataclass(frozen=True)
-class _History(Record):
-    """The part of a state that is not tensors."""
-
-    version: int
-    terms: Annotated[tuple[Annotated[str, Text(LONGEST)], ...], Range(1, 100)]  # "name=JSON"
-    planned: Count  # epochs of the whole run
-    epochs: Annotated[tuple[Epoch, ...], Range(1, 10**6)]  # finished; the last without scores
-    due: bool  # the last epoch is evaluated
 
 
 class RunFolder:
@@ -139,31 +112,32 @@ class RunFolder:
             lock.release()
 
     def _acquire(self, lock: filelock.BaseFileLock, *, resume: bool) -> None:
-        if resume and not self.state.exists():
-            raise InputError(f"{self.folder} contains no run to resume: {self.state} is missing")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            if not resume:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            elif not self.state.exists():
+                raise InputError(f"{self.folder} has no run to resume: {self.state} is missing")
+            with contextlib.suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(timeout=0)
+            files = (self.state, self.last, self.best, self.log)
+            found = [file.name for file in files if file.exists()]
         except filelock.Timeout:
             raise InputError(
                 f"another process trains in {self.folder}; choose another folder, or wait for it"
             ) from None
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise InputError(f"{self.folder} cannot be the folder of a run: {error}") from error
-        remove_leftovers(self.folder, age=0)
-        files = (self.state, self.last, self.best, self.log)
-        if not resume and (found := [file.name for file in files if file.exists()]):
-            advice = "resume it, or " if self.state.exists() else ""
+        if found and not resume:
+            advice = "resume it, or " if self.state.name in found else ""
             raise InputError(
                 f"{self.folder} already contains a run ({', '.join(found)}); {advice}choose "
                 "another folder"
             )
+        remove_leftovers(self.folder, age=0)
 
     def _read(self) -> None:
         """Read the state and compare its terms with those of this run."""
-        name = str(self.state)
-        self._loaded = read_state(self.state, name)
-        history = _read_history(self._loaded, name)
+        self._loaded, history = read_run_state(self.state)
         terms = dict(term.partition("=")[::2] for term in history.terms)
         changed = {
             key: f"{key} was {terms.get(key)}, is {value}"
@@ -212,12 +186,9 @@ class RunFolder:
         if distributed.rank() > 0:
             return
         terms = tuple(f"{name}={value}" for name, value in self.terms.items())
-        history = _History(VERSION, terms, self.recipe.epochs, tuple(self.epochs), due)
-        state = {key: tensor.cpu() for key, tensor in trainer.state_dict().items()}
-        state["history"] = _as_bytes(json.dumps(records.write(history)))
-        state["digest"] = _as_bytes(state_digest(state))
+        history = History(VERSION, terms, self.recipe.epochs, tuple(self.epochs), due)
         with _writing(self.state) as temporary:
-            torch.save(state, temporary)
+            write_run_state(trainer.state_dict(), history, temporary)
 
     def save_weights(self, trainer: Trainer, scores: Scores | None) -> None:
         """Write the weights and the log after an epoch.
@@ -266,39 +237,6 @@ def _writing(path: Path) -> Iterator[Path]:
         raise InputError(
             f"{path} cannot be written: {reason}; the run can be resumed from its last epoch"
         ) from error
-
-
-def _read_history(state: State, name: str) -> _History:
-    """Take the history and the digest out of a state, and check both.
-
-    Raises:
-        CheckpointError: the state is damaged, altered, or of another version.
-    """
-    if not {"history", "digest", "step"} <= state.keys():
-        raise CheckpointError(
-            f"{name} is not a training state of this version of isanet_zoo; start a new run from "
-            "the weights beside it"
-        )
-    if _as_text(state.pop("digest")) != state_digest(state):
-        raise CheckpointError(f"{name} was altered: its digest is another")
-    try:
-        text = _as_text(state.pop("history"))
-        history = records.read(_History, records.parse(text, name, longest=LONGEST), name)
-    except ManifestError as error:
-        raise CheckpointError(f"{name} is damaged: {error}") from error
-    if history.version != VERSION:
-        raise CheckpointError(f"{name} has version {history.version}, expected {VERSION}")
-    return history
-
-
-def _as_bytes(text: str) -> Tensor:
-    """Return ASCII text as (N,) uint8."""
-    return torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
-
-
-def _as_text(codes: Tensor) -> str:
-    """Return the text of `_as_bytes`; other tensors result in some other text."""
-    return bytes(codes.flatten().to(torch.uint8).numpy()).decode("ascii", "replace")
 
 
 def _as_csv(epochs: list[Epoch]) -> str:

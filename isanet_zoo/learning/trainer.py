@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -11,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from isanet_zoo.engines.depthwise import restore_depthwise, speed_up_depthwise
@@ -19,15 +16,12 @@ from isanet_zoo.engines.engine import Device, resolve_device
 from isanet_zoo.errors import CheckpointError, InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
+from isanet_zoo.learning.norms import synchronise, too_few_values
 from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
-from isanet_zoo.manifest.config import OUTPUT_STRIDE
 from isanet_zoo.manifest.recipe import Recipe
-from isanet_zoo.network.backbones import synchronise_norms
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
 from isanet_zoo.weights.tensors import Spec, check, spec_of
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_SEED = 2**63 - 1
@@ -94,7 +88,11 @@ class Trainer:
         self.class_weights = None if class_weights is None else class_weights.to(self.device)
         if self.device.type == "cpu":
             speed_up_depthwise(model)
-        self.network = _distribute(model, self.device)
+        synchronise(model, self.device)
+        self.network: nn.Module = model
+        if distributed.world_size() > 1:
+            ids = None if self.device.type == "cpu" else [self.device.index]
+            self.network = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
     @property
     def result(self) -> ISANet:
@@ -275,50 +273,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 yield names[id(parameter)], parameter
-
-
-def check_batch(model: ISANet, recipe: Recipe, accumulate: int) -> None:
-    """Check that every batch norm that is trained sees more than one value per channel.
-
-    Raises:
-        InputError: one does not.
-    """
-    images = recipe.batch_size // distributed.world_size()
-    chunk = math.ceil(images / accumulate)
-    smallest = images - (math.ceil(images / chunk) - 1) * chunk
-    values = smallest * math.prod(math.ceil(side / OUTPUT_STRIDE) for side in recipe.crop)
-    if values == 1 and _trains_norms(model):
-        raise too_few_values(recipe, accumulate)
-
-
-def too_few_values(recipe: Recipe, accumulate: int) -> InputError:
-    """Return the error of a batch norm that sees a single value per channel."""
-    return InputError(
-        f"batch_size {recipe.batch_size}, crop {list(recipe.crop)} and accumulate {accumulate} "
-        f"leave one value per channel for a batch norm (on {distributed.world_size()} processes); "
-        "use a larger batch or crop, or freeze the norms"
-    )
-
-
-def _trains_norms(model: ISANet) -> bool:
-    """Return True if a batch norm is not frozen."""
-    return any(isinstance(part, _BatchNorm) and part.training for part in model.train().modules())
-
-
-def _distribute(model: ISANet, device: torch.device) -> nn.Module:
-    """Return a model that exchanges gradients with those of the other processes."""
-    if distributed.world_size() == 1:
-        return model
-    network: nn.Module = model
-    if device.type != "cpu":
-        network = synchronise_norms(network)
-    elif distributed.rank() == 0 and _trains_norms(model):
-        logger.warning(
-            "on CPUs, batch norms use the images of their own process, as torch has no "
-            "SyncBatchNorm for them; running statistics are those of process 0"
-        )
-    ids = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -132,12 +132,14 @@ def test_other_terms_are_refused_with_the_way_out(run: Run, tmp_path: Path) -> N
 
 def test_missing_run_cannot_be_resumed(run: Run, tmp_path: Path) -> None:
     data, _, recipe = run
-    with pytest.raises(InputError, match=r"contains no run to resume: .*state\.pt is missing"):
+    with pytest.raises(InputError, match=r"has no run to resume: .*state\.pt is missing"):
         train_in(data, tmp_path / "run", recipe, resume=True)
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be the folder of a run"):
-        train_in(data, tmp_path / "file" / "run", recipe)
+    for folder in (tmp_path / "file" / "run", tmp_path / ("x" * 300), Path("/proc/run")):
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"cannot be the folder of a run|has no run to re"):
+                train_in(data, folder, recipe, resume=resume)
 
 
 def test_leftovers_are_removed_and_other_part_files_kept(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""The file `state.pt`: everything that a resumed run needs, as one flat dict of tensors.
+
+Beside the tensors of `Trainer.state_dict` it contains ``history``, the JSON of `History` as bytes,
+and ``digest``, the hash of all other entries.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from isanet_zoo import records
+from isanet_zoo.errors import CheckpointError, ManifestError
+from isanet_zoo.records import Range, Record, Text
+from isanet_zoo.weights.containers import read_state
+from isanet_zoo.weights.stored import State
+from isanet_zoo.weights.tensors import state_digest
+
+VERSION = 2  # 1 was a pickle of nested dicts
+LONGEST = 1 << 24  # bytes of the history
+
+Count = Annotated[int, Range(1, 2**53)]
+Term = Annotated[str, Text(LONGEST)]
+
+
+@dataclass(frozen=True)
+class Epoch(Record):
+    """A row of `log.csv`."""
+
+    epoch: Count  # number of finished epochs
+    step: Count  # number of finished steps
+    loss: float  # mean over the steps of the epoch
+    lr: float  # learning rate of the encoder in the next step
+    seconds: float  # time since the start of the run, without pauses, when the epoch was trained
+    miou: float | None  # of the validation images; None if they were not evaluated
+    pixel_accuracy: float | None  # likewise
+
+
+@dataclass(frozen=True)
+class History(Record):
+    """What a run was started with, and its finished epochs."""
+
+    version: int
+    terms: Annotated[tuple[Term, ...], Range(1, 100)]  # "name=JSON", equal in a resumed run
+    planned: Count  # epochs of the whole run
+    epochs: Annotated[tuple[Epoch, ...], Range(1, 10**6)]  # the last one is without scores
+    due: bool  # the last epoch is evaluated
+
+
+def write_run_state(tensors: State, history: History, path: Path) -> None:
+    """Write the state of a run."""
+    state = {key: tensor.cpu() for key, tensor in tensors.items()}
+    state["history"] = _as_bytes(json.dumps(records.write(history)))
+    state["digest"] = _as_bytes(state_digest(state))
+    torch.save(state, path)
+
+
+def read_run_state(path: Path) -> tuple[State, History]:
+    """Read the state of a run.
+
+    Raises:
+        CheckpointError: the state is damaged, altered, not safe to read, or of another version.
+    """
+    state = read_state(path, str(path))
+    if not {"history", "digest", "step"} <= state.keys():
+        raise CheckpointError(
+            f"{path} is not a training state of this version of isanet_zoo; start a new run from "
+            "the weights beside it"
+        )
+    if _as_text(state.pop("digest")) != state_digest(state):
+        raise CheckpointError(f"{path} was altered: its digest is another")
+    try:
+        content = records.parse(_as_text(state.pop("history")), str(path), longest=LONGEST)
+        history = records.read(History, content, str(path))
+    except ManifestError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if history.version != VERSION:
+        raise CheckpointError(f"{path} has version {history.version}, expected {VERSION}")
+    return state, history
+
+
+def _as_bytes(text: str) -> Tensor:
+    """Return ASCII text as (N,) uint8."""
+    return torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+
+
+def _as_text(codes: Tensor) -> str:
+    """Return the text of `_as_bytes`; other tensors result in some other text."""
+    return bytes(codes.flatten().to(torch.uint8).numpy()).decode("ascii", "replace")
