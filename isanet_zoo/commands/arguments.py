@@ -32,7 +32,7 @@ def add_data(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set")
     parser.add_argument(
         "--layout",
-        choices=("voc", "ade20k", "cityscapes", "camvid", "folder"),
+        choices=("voc", "pascal_context", "ade20k", "cityscapes", "camvid", "folder"),
         help="arrangement of its files (default: folder if there is a classes.txt, else that of "
         "the model's data set)",
     )

@@ -42,7 +42,8 @@ def open_dataset(
     """Open a split of a data set.
 
     Args:
-        layout: ``"voc"``, ``"ade20k"``, ``"cityscapes"``, ``"camvid"``, as they are distributed, or
+        layout: ``"voc"``, ``"ade20k"``, ``"cityscapes"``, ``"camvid"``, as they are distributed;
+            ``"pascal_context"``, with the 59-class masks of mmsegmentation's converter; or
             ``"folder"``: images in ``images/<split>``, 8-bit masks of the same names in
             ``masks/<split>`` (255 is ignored), and the classes' names in ``classes.txt``.
         root: the folder.
@@ -116,16 +117,27 @@ def _read_lines(path: Path) -> list[str]:
 def _voc(root: Path, split: str) -> Pairs:
     if (root / "VOCdevkit" / "VOC2012").is_dir():
         root = root / "VOCdevkit" / "VOC2012"
-    # A line is an id, or the two files of DeepLab's lists.
-    lines = _read_lines(root / "ImageSets" / "Segmentation" / f"{split}.txt")
-    stems = dict.fromkeys(_listed_stem(line) for line in lines)
     masks = root / "SegmentationClassAug"
     if split != "trainaug" or not masks.is_dir():
         masks = root / "SegmentationClass"
+    return _listed(root, masks, root / "ImageSets" / "Segmentation" / f"{split}.txt")
+
+
+def _pascal_context(root: Path, split: str) -> Pairs:
+    if (root / "VOCdevkit" / "VOC2010").is_dir():
+        root = root / "VOCdevkit" / "VOC2010"
+    names = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    return _listed(root, root / "SegmentationClassContext", names)
+
+
+def _listed(root: Path, masks: Path, names: Path) -> Pairs:
+    """Return the pairs in VOC's folders that a text file lists."""
+    # A line is an id, or the two files of DeepLab's lists.
+    stems = dict.fromkeys(_listed_stem(line) for line in _read_lines(names))
     return list(
         zip(
-            _select(_images(root / "JPEGImages"), stems, split),
-            _select(_images(masks), stems, split),
+            _select(_images(root / "JPEGImages"), stems, names.name),
+            _select(_images(masks), stems, names.name),
             strict=True,
         )
     )
@@ -136,15 +148,15 @@ def _listed_stem(line: str) -> str:
     return stem_key(path if path.suffix.lower() in SUFFIXES else Path(f"{path}.png"))
 
 
-def _select(files: dict[str, Path], stems: Iterable[str], split: str) -> list[Path]:
-    """Return the files of the stems that a split lists.
+def _select(files: dict[str, Path], stems: Iterable[str], names: str) -> list[Path]:
+    """Return the files of the stems that a text file lists.
 
     Raises:
         InputError: there is no such file.
     """
     if absent := [stem for stem in stems if stem not in files]:
         folder = next(iter(files.values())).parent
-        raise InputError(f"{folder} has no image of {_some(absent)}, listed in {split}.txt")
+        raise InputError(f"{folder} has no image of {_some(absent)}, listed in {names}")
     return [files[stem] for stem in stems]
 
 
@@ -240,6 +252,11 @@ def _some(files: Iterable[str | Path]) -> str:
 DATASET_LAYOUTS = {
     "voc": DatasetLayout(
         "ROOT/{JPEGImages,SegmentationClass,ImageSets/Segmentation/SPLIT.txt}", _voc, (255,)
+    ),
+    "pascal_context": DatasetLayout(
+        "ROOT/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext/SPLIT.txt}",
+        _pascal_context,
+        (0, 255),
     ),
     "ade20k": DatasetLayout(
         "ROOT/{images,annotations}/{training,validation}/ADE_*.{jpg,png}", _ade20k, (0,)

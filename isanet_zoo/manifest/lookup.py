@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from isanet_zoo.errors import InputError, ManifestError, UnknownModelError
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Weights
+
+logger = logging.getLogger(__name__)
 
 
 def manifest_path() -> Path:
@@ -138,15 +142,22 @@ def get_weights(name: str) -> Weights:
 
 
 def recipe_of(weights: Weights) -> Recipe:
-    """Return the recipe of some weights, or of the same model's others where it is not known.
+    """Return the recipe of some weights, or that of the closest ones where it is not known.
+
+    The closest are those of the same model, then of the same data set, then the first.
 
     Raises:
         ManifestError: no recipe is known.
     """
-    for known in (weights, *load_manifest().values()):
-        if known.model == weights.model and known.training is not None:
-            return known.training
-    raise ManifestError(f"the recipe of {weights.name} is not known")
+    known = [other for other in (weights, *load_manifest().values()) if other.training]
+    if not known:
+        raise ManifestError(f"the recipe of {weights.name} is not known")
+    closest = min(known, key=lambda o: (o.model != weights.model, o.dataset != weights.dataset))
+    assert closest.training is not None
+    if closest.model == weights.model:
+        return closest.training
+    logger.warning("%s has no published recipe; using that of %s", weights.name, closest.name)
+    return replace(closest.training, initialisation=weights.pretraining or "not known")
 
 
 def families(weights: Weights) -> dict[str, Weights]:

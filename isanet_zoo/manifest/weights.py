@@ -159,7 +159,7 @@ class Weights(Record):
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of these weights, or of the model's other weights where it is not known.
+        """The recipe of these weights, or that of the closest ones where it is not known.
 
         Raises:
             ManifestError: no recipe is known.

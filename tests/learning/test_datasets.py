@@ -66,6 +66,27 @@ def test_voc_trainaug_prefers_the_augmented_masks(
 
 
 @pytest.mark.parametrize("nested", [False, True])
+def test_pascal_context_ids_start_at_1_and_0_and_255_are_ignored(
+    tmp_path: Path, nested: bool
+) -> None:
+    root = tmp_path / "VOCdevkit" / "VOC2010" if nested else tmp_path
+    names = root / "ImageSets" / "SegmentationContext" / "val.txt"
+    names.parent.mkdir(parents=True)
+    names.write_text("2008_000002\n")
+    write_image(root / "JPEGImages" / "2008_000002.jpg", (1, 61))
+    write_image(root / "JPEGImages" / "2008_000003.jpg", (1, 61))  # of another split
+    mask = root / "SegmentationClassContext" / "2008_000002.png"
+    write_mask(mask, np.array([[*range(60), 255]], np.uint8))
+    dataset = open_dataset("pascal_context", tmp_path, "val")
+    assert len(dataset) == 1
+    assert dataset.labels(0).tolist() == [[255, *range(59), 255]]
+    assert dataset.label_set.names[:2] == ("aeroplane", "bag")
+    write_mask(mask, np.array([[60] * 61], np.uint8))
+    with pytest.raises(InputError, match=r"2\.png contains 60; the ids of PASCAL Con.* 1\.\.59"):
+        dataset.labels(0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
 def test_ade20k_ids_start_at_1_and_0_is_ignored(tmp_path: Path, nested: bool) -> None:
     root = tmp_path / "ADEChallengeData2016" if nested else tmp_path
     ids = np.arange(151, dtype=np.uint8)[None]
@@ -258,7 +279,7 @@ def test_incomplete_folder_is_refused_with_what_is_missing(
         open_dataset("folder", root, "train")
 
 
-@pytest.mark.parametrize("layout", ["voc", "ade20k", "cityscapes", "camvid"])
+@pytest.mark.parametrize("layout", ["voc", "pascal_context", "ade20k", "cityscapes", "camvid"])
 def test_missing_root_is_named_with_the_expected_tree(tmp_path: Path, layout: str) -> None:
     with pytest.raises(
         InputError,
@@ -275,7 +296,9 @@ def test_root_that_cannot_be_a_path_is_an_input_error(layout: str, root: str) ->
 
 
 def test_unknown_layouts_and_splits_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layout is 'coco'; choose one of voc, ade20k, citysc"):
+    with pytest.raises(
+        InputError, match="layout is 'coco'; choose one of voc, pascal_context, ade"
+    ):
         open_dataset("coco", tmp_path, "train")
     root = write_folder(tmp_path)
     with pytest.raises(InputError, match="images/test does not exist"):

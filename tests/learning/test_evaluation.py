@@ -145,6 +145,7 @@ VOID = {
     "cityscapes": (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30),
     "camvid": (11, 255),
     "voc": (255,),
+    "pascal_context": (0, 255),
 }
 
 
@@ -158,12 +159,14 @@ def write(layout: str, root: Path, name: str, picture: Any, mask: Any) -> None:
         ),
         "camvid": (f"val/{name}.png", f"valannot/{name}.png"),
         "voc": (f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png"),
+        "pascal_context": (f"JPEGImages/{name}.jpg", f"SegmentationClassContext/{name}.png"),
     }[layout]
     for path, content in ((root / image_path, picture), (root / mask_path, mask)):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(content).save(path)
-    if layout == "voc":
-        names = root / "ImageSets" / "Segmentation" / "val.txt"
+    lists = {"voc": "Segmentation", "pascal_context": "SegmentationContext"}
+    if layout in lists:
+        names = root / "ImageSets" / lists[layout] / "val.txt"
         names.parent.mkdir(parents=True, exist_ok=True)
         with names.open("a") as file:
             file.write(f"{name}\n")

@@ -153,6 +153,28 @@ def test_log_terms_is_logged_once_for_weights_without_commercial_use(
     assert record.message.startswith("isanet_resnet18os8_ade20k: no commercial use; licence: non-")
 
 
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [
+        ("isanet_resnet50os8_voc.mmseg_512x512_20k", "isanet_resnet50os8_voc"),
+        ("isanet_resnet18os8_ade20k.bpkd_cwd", "isanet_resnet50os8_ade20k"),
+        ("isanet_resnet101os8_pascal_context", "isanet_resnet50os8_voc"),
+    ],
+)
+def test_recipe_that_is_not_known_is_that_of_the_closest_weights(
+    name: str, closest: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, other = get_weights(name), get_weights(closest)
+    assert other.training is not None
+    expected = other.training
+    if weights.model != other.model:
+        assert weights.pretraining is not None
+        expected = dataclasses.replace(expected, initialisation=weights.pretraining)
+    assert weights.recipe == expected
+    messages = [f"{name} has no published recipe; using that of {closest}"]
+    assert caplog.messages == ([] if weights.model == other.model else messages)
+
+
 def test_teacher_is_stated_for_distilled_weights_only() -> None:
     weights = get_weights("isanet_resnet18os8_ade20k")
     assert weights.method == "BPKD"
