@@ -74,7 +74,7 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
     return images.flip(1) if config.order == "bgr" else images
 
 
-def fill_up(images: Tensor, config: Preprocess) -> Tensor:
+def pad(images: Tensor, config: Preprocess) -> Tensor:
     """Pad (B, 3, h, w) to at least `config.pad`, at the bottom and on the right, with zeros.
 
     Zero is the mean of the normalised pixels.
@@ -105,7 +105,7 @@ class Transforms:
         Raises:
             InputError: it cannot be read; see `read_image`.
         """
-        return fill_up(prepare(read_image(image).pixels[None], self.config), self.config)
+        return pad(prepare(read_image(image).pixels[None], self.config), self.config)
 
     def __repr__(self) -> str:
         return f"Transforms({self.config})"

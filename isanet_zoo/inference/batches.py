@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -18,7 +17,7 @@ from isanet_zoo.manifest.labels import LabelSet
 Key = TypeVar("Key")
 Item: TypeAlias = tuple[int, Key, LoadedImage]  # an image with its position and its key
 
-READ_AHEAD = 4  # batches of images that are read to find images of one size
+READ_AHEAD = 4  # batches of images among which those of one size are found
 
 
 @dataclass(frozen=True)
@@ -47,49 +46,40 @@ class Batch(Generic[Key]):
         if self.event:
             self.event.synchronize()
         labels, confidence, probabilities = self.decision
-        return {
-            position: (
-                key,
-                Segmentation(
-                    labels[i].numpy(),
-                    self.label_set,
-                    None if confidence is None else confidence[i].numpy(),
-                    None if probabilities is None else probabilities[i].numpy(),
-                    image.path,
-                ),
+        found = {}
+        for i, (position, key, image) in enumerate(self.items):
+            segmentation = Segmentation(
+                labels[i].numpy(),
+                self.label_set,
+                None if confidence is None else confidence[i].numpy(),
+                None if probabilities is None else probabilities[i].numpy(),
+                image.path,
             )
-            for i, (position, key, image) in enumerate(self.items)
-        }
+            found[position] = (key, segmentation)
+        return found
 
 
 def make_batches(
     images: Iterable[tuple[Key, LoadedImage]], batch_size: int
 ) -> Iterator[list[Item[Key]]]:
-    """Yield images of one size in lists of up to `batch_size`."""
-    for group in _groups(images, 1 if batch_size == 1 else READ_AHEAD * batch_size):
-        buckets: dict[tuple[int, int], list[Item[Key]]] = defaultdict(list)
-        for item in group:
-            buckets[item[2].size].append(item)
-        for bucket in buckets.values():
-            for start in range(0, len(bucket), batch_size):
-                yield bucket[start : start + batch_size]
+    """Yield images of one size in lists of up to `batch_size`.
 
-
-def _groups(images: Iterable[tuple[Key, LoadedImage]], size: int) -> Iterator[list[Item[Key]]]:
-    """Yield images in lists of `size`; on an error, yield those read so far, then raise."""
-    group: list[Item[Key]] = []
+    An image waits for others of its size while `READ_AHEAD` batches are read. On an error, yield
+    the images read so far, then raise.
+    """
+    waiting: dict[tuple[int, int], list[Item[Key]]] = {}  # by size, the oldest first
     try:
         for position, (key, image) in enumerate(images):
-            group.append((position, key, image))
-            if len(group) == size:
-                yield group
-                group = []
+            waiting.setdefault(image.size, []).append((position, key, image))
+            if len(waiting[image.size]) == batch_size:
+                yield waiting.pop(image.size)
+            oldest = next(iter(waiting), image.size)
+            if waiting and position + 1 - waiting[oldest][0][0] == READ_AHEAD * batch_size:
+                yield waiting.pop(oldest)
     except Exception:
-        if group:
-            yield group
+        yield from waiting.values()
         raise
-    if group:
-        yield group
+    yield from waiting.values()
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -39,9 +38,7 @@ class Decision(NamedTuple):
 class ScoreMaps(Protocol):
     """Scores of K classes at the images' size, computed one class at a time."""
 
-    @property
-    def num_classes(self) -> int:
-        """K."""
+    num_classes: int  # K
 
     def of_class(self, k: int) -> Tensor:
         """Return the scores of one class, (B, H, W) float32, valid until the next call."""
@@ -59,73 +56,59 @@ class Canvas(NamedTuple):
         return x.index_select(-2, self.rows).index_select(-1, self.columns)
 
 
-@dataclass(frozen=True, eq=False)
 class ResizedLogits:
-    """Logits (B, K, h, w), resized to the size (H, W) of the images.
+    """Logits, resized to the size of the images.
 
-    With a `canvas`, they are resized to that first, cropped, and resized again if the size still
-    differs.
+    Args:
+        logits: (B, K, h, w).
+        size: (H, W) of the images.
+        rule: how the family resizes.
+        canvas: resize to this first and crop it; if the size still differs, resize again.
     """
 
-    logits: Tensor
-    size: tuple[int, int]
-    rule: ResizeRule
-    canvas: Canvas | None = None
-
-    def __post_init__(self) -> None:
-        # In float32: equal bfloat16 logits would be ties after resizing.
-        object.__setattr__(self, "logits", self.logits.float().contiguous())
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.logits.shape[1]
-
-    @property
-    def is_resized_once(self) -> bool:
-        """Whether each pixel of the image is one of the canvas."""
-        canvas = self.canvas
-        return canvas is None or (len(canvas.rows), len(canvas.columns)) == self.size
+    def __init__(
+        self, logits: Tensor, size: tuple[int, int], rule: ResizeRule, canvas: Canvas | None = None
+    ) -> None:
+        self.logits = logits.float().contiguous()  # bfloat16 logits would be ties after resizing
+        self.size, self.rule, self.canvas = size, rule, canvas
+        self.num_classes = logits.shape[1]
+        self.is_resized_once = canvas is None or (len(canvas.rows), len(canvas.columns)) == size
+        self._first_size = canvas.size if canvas else size
 
     def of_class(self, k: int) -> Tensor:
         """Return the scores of one class, (B, H, W) float32, valid until the next call."""
-        size = self.canvas.size if self.canvas else self.size
-        if self._all_classes is not None:
-            scores = self._all_classes[:, k]
-        else:
-            scores = resize(self.logits[:, k : k + 1], size, self.rule, out=self._buffer)[:, 0]
+        scores = self._all_classes[:, k] if self._is_small else self._one_class(k)
         if self.canvas:
             scores = self.canvas.crop(scores)
         if not self.is_resized_once:
             scores = resize(scores[:, None], self.size, self.rule)[:, 0]
         return scores
 
-    @functools.cached_property
-    def _all_classes(self) -> Tensor | None:
-        """All classes before cropping, (B, K, *size), where they are few or small; else None.
+    @property
+    def _is_small(self) -> bool:
+        """Whether torch's CPU kernels process all classes together, with another rounding."""
+        one_logit = self.logits.shape[-2:] == (1, 1)
+        return self.num_classes <= 3 or sum(self._first_size) <= 128 or one_logit
 
-        torch's CPU kernels process those together, and round differently than for one class.
-        """
-        size = self.canvas.size if self.canvas else self.size
-        if self.num_classes <= 3 or sum(size) <= 128 or self.logits.shape[-2:] == (1, 1):
-            return resize(self.logits, size, self.rule)
-        return None
+    @functools.cached_property
+    def _all_classes(self) -> Tensor:
+        return resize(self.logits, self._first_size, self.rule)
 
     @functools.cached_property
     def _buffer(self) -> Tensor:
-        size = self.canvas.size if self.canvas else self.size
-        return self.logits.new_empty(len(self.logits), 1, *size)
+        return self.logits.new_empty(len(self.logits), 1, *self._first_size)
+
+    def _one_class(self, k: int) -> Tensor:
+        logits = self.logits[:, k : k + 1]
+        return resize(logits, self._first_size, self.rule, out=self._buffer)[:, 0]
 
 
-class Flipped(NamedTuple):
+class Flipped:
     """Scores, flipped left to right."""
 
-    scores: ScoreMaps
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.scores.num_classes
+    def __init__(self, scores: ScoreMaps) -> None:
+        self.scores = scores
+        self.num_classes = scores.num_classes
 
     def of_class(self, k: int) -> Tensor:
         """Return the scores of one class, (B, H, W) float32, valid until the next call."""
@@ -146,7 +129,7 @@ def decide(
     if others or not isinstance(scores, ResizedLogits) or not scores.is_resized_once:
         return _decide_by_class(views, range(scores.num_classes), confidence, probabilities)
     if scores.canvas:  # cropping labels is less work than cropping every class
-        whole = replace(scores, size=scores.canvas.size, canvas=None)
+        whole = ResizedLogits(scores.logits, scores.canvas.size, scores.rule)
         decision = decide([whole], confidence=confidence, probabilities=probabilities)
         return decision.map(scores.canvas.crop)
     if scores.logits.is_cuda and not probabilities and (kernel := _gpu_kernel()):

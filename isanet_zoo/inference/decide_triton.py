@@ -1,9 +1,9 @@
-"""From logits to labels in one kernel on a GPU: each pixel resizes and compares its own classes.
+"""Triton kernel for labels on a GPU: each pixel resizes and compares its own classes.
 
-Nothing but logits is read and nothing but labels (and confidence) is written. `upsample` says what
-is to be computed; this is the same arithmetic in the same order.
+It reads logits and writes labels (and confidence), with the arithmetic of `decide` and `resize` in
+the same order.
 
-Letters in shapes: B pictures of one size, K classes, H W picture, h w logits.
+Letters in shapes: B images of one size, K classes, H W image, h w logits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIXELS = 256  # per program
 def decide(
     logits: Tensor, size: tuple[int, int], rule: ResizeRule, confidence: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Give each pixel the class with the highest resized logit, of equal ones the first.
+    """Return the class with the highest resized logit of each pixel; of equal ones the first.
 
     Args:
         logits: (B, K, h, w) float32, contiguous, K at most 256.
@@ -36,12 +36,12 @@ def decide(
     """
     batch, num_classes, height, width = logits.shape
     labels = torch.empty((batch, *size), dtype=torch.uint8, device=logits.device)
-    shares = torch.empty((batch, *size) if confidence else 1, device=logits.device)
+    confidences = torch.empty((batch, *size) if confidence else 1, device=logits.device)
     grid = (triton.cdiv(size[0] * size[1], PIXELS), batch)
     _decide[grid](
         logits,
         labels,
-        shares,
+        confidences,
         num_classes,
         height,
         width,
@@ -51,11 +51,11 @@ def decide(
         confidence=confidence,
         block=PIXELS,
     )
-    return labels, shares if confidence else None
+    return labels, confidences if confidence else None
 
 
 def _scale(length: int, size: int, rule: ResizeRule) -> float:
-    """Return the distance between samples, see `network.resize`."""
+    """Return the distance between samples; see `isanet_zoo.network.resize`."""
     if rule == "corners":
         return (length - 1) / (size - 1) if size > 1 else 0.0
     return length / size
@@ -76,7 +76,7 @@ def _source(index: Any, scale: Any, length: Any, half_pixel: tl.constexpr) -> An
 def _decide(
     logits: Any,  # (B, K, h, w)
     labels: Any,  # (B, H, W)
-    shares: Any,  # (B, H, W)
+    confidences: Any,  # (B, H, W)
     num_classes: Any,
     height: Any,
     width: Any,
@@ -117,4 +117,4 @@ def _decide(
     place = image * pixels + pixel
     tl.store(labels + place, label.to(tl.uint8), inside)
     if confidence:
-        tl.store(shares + place, 1 / total, inside)
+        tl.store(confidences + place, 1 / total, inside)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.files import check_target
-from isanet_zoo.imaging.reading import LoadedImage, read_image
+from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.imaging.writing import is_marked, write_image
 from isanet_zoo.inference.predictor import Predictor
@@ -59,9 +59,7 @@ def _read(
     try:
         for target in targets[: 3 if predictor.confidence else 2]:
             check_target(target, is_ours=is_marked, force=force)
-        image = read_image(path)
-        predictor.check_image(image)
-        return image
+        return predictor._read(path)
     except InputError as error:
         return Result(path, error=error)
 

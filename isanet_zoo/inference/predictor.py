@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isanet_zoo.engines.engine import Device, DType, best_device, create_engine, resolve_device
 from isanet_zoo.errors import InputError, printable
-from isanet_zoo.imaging.preprocess import fill_up, input_size, prepare
+from isanet_zoo.imaging.preprocess import input_size, pad, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single, read_image
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
@@ -34,8 +34,10 @@ MAX_BATCH = 4096
 class Predictor:
     """A network prepared for segmenting images; build it once and call it often.
 
-    It uses a copy of the network, folded for inference, and leaves the network unchanged. Several
-    threads may share it.
+    It computes with a copy of the network, folded for inference. Several threads may share it.
+    Processes should be started with ``spawn``: after a ``fork``, the threads of torch are missing
+    and the child waits for them for ever, and CUDA raises "Cannot re-initialize CUDA in forked
+    subprocess". Workers of a `DataLoader` compute in one thread, and are affected on CUDA only.
 
     Args:
         model: a network; or a name of the zoo, whose published weights are then loaded.
@@ -101,8 +103,11 @@ class Predictor:
 
         Args:
             images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB;
-                a folder; an iterable of these.
+                a folder; or an iterable of these, which is read lazily.
             progress: called with (images done, images in total or None) after each image.
+
+        Returns:
+            The label map at the image's size; for a folder or an iterable a list.
 
         Raises:
             InputError: an image cannot be used; the message names it.
@@ -119,32 +124,33 @@ class Predictor:
         would change the groups of the attention, and so the result.
         """
         if progress is not None and not callable(progress):
-            raise InputError(f"progress is {progress!r}; give a function of (done, total), or None")
+            raise InputError(f"progress is {progress!r}; pass a function of (done, total), or None")
         source = find_images(images)
         total = len(source) if isinstance(source, Sized) else None
         # Sized inputs are read ahead; other iterables are consumed lazily.
-        loaded = map(read_image, source) if total is None else in_order(read_image, source)
+        loaded = map(self._read, source) if total is None else in_order(self._read, source)
         results = self._stream((None, image) for image in loaded)
         for done, (_, segmentation) in enumerate(results, 1):
-            if progress:
+            if progress is not None:
                 progress(done, total)
             yield segmentation
 
-    def check_image(self, image: LoadedImage) -> None:
-        """Check that an image can be segmented with these options.
+    def _read(self, image: ImageLike) -> LoadedImage:
+        """Read an image and check that it can be segmented with these options.
 
         Raises:
-            InputError: one of its views has no pixels, too many pixels, or too many tiles.
+            InputError: it cannot be read, or a view has no pixels, too many, or too many tiles.
         """
+        loaded = read_image(image)
         preprocess = self.engine.preprocess
-        height, width = input_size(image.size, preprocess) if self.views.resize else image.size
+        size = input_size(loaded.size, preprocess) if self.views.resize else loaded.size
         try:
-            self.views.check_input((height, width))
-            if grid := self.views.grid(preprocess):
-                for scale in self.views.scales:
-                    tile_grid((int(height * scale), int(width * scale)), grid)
+            for scaled in self.views.input_sizes(size):
+                if grid := self.views.grid(preprocess):
+                    tile_grid(scaled, grid)
         except InputError as error:
-            raise InputError(f"{printable(image.path or 'image')}: {error}") from error
+            raise InputError(f"{printable(loaded.path or 'image')}: {error}") from error
+        return loaded
 
     def _stream(
         self, images: Iterable[tuple[Key, LoadedImage]]
@@ -179,7 +185,6 @@ class Predictor:
 
     def _scores_of_views(self, images: Tensor, size: tuple[int, int]) -> Iterator[ScoreMaps]:
         """Yield the scores of all scales and flips of (B, 3, h, w), at the images' `size`."""
-        self.views.check_input(_size(images))
         for scale in self.views.scales:
             scaled = images
             if scale != 1:
@@ -194,12 +199,12 @@ class Predictor:
         """Run the network on (B, 3, h, w), as a whole or in tiles."""
         if grid := self.views.grid(self.engine.preprocess):
             return self._scores_of_tiles(images, size, grid)
-        filled = fill_up(images, self.engine.preprocess)
-        logits = self.engine(filled)
+        padded = pad(images, self.engine.preprocess)
+        logits = self.engine(padded)
         canvas = None
-        if _size(filled) != _size(images):
+        if _size(padded) != _size(images):
             rows, columns = (torch.arange(n, device=logits.device) for n in _size(images))
-            canvas = Canvas(_size(filled), rows, columns)
+            canvas = Canvas(_size(padded), rows, columns)
         return ResizedLogits(logits, size, self.engine.resize, canvas)
 
     def _scores_of_tiles(self, images: Tensor, size: tuple[int, int], grid: Grid) -> ScoreMaps:
@@ -230,26 +235,9 @@ def predict(
 ) -> Segmentation | list[Segmentation]:
     """Segment images with a network, or with the zoo's model of a name.
 
-    This builds a `Predictor` and calls it once; it describes the options in full.
-
-    Args:
-        model: a network, which is left unchanged; or a name of the zoo.
-        images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB; a
-            folder; or an iterable of these, which is read lazily.
-        batch_size: images of one size that go through the network together.
-        device: where to compute.
-        dtype: type of the network's arithmetic, or ``"auto"``.
-        scales: factors of the test-time augmentation.
-        flip: also average over horizontally flipped images.
-        tile: side, or (height, width), of the tiles of sliding-window inference, or ``"whole"``.
-        overlap: fraction of a tile that the next one repeats.
-        resize: resize images to the size of the weights' test protocol.
-        confidence: also return each label's probability.
-        probabilities: also return all probabilities (K floats per pixel).
-        progress: called with (images done, images in total or None) after each image.
-
-    Returns:
-        A `Segmentation` at the image's size; for a folder or an iterable a list, in order.
+    The same as ``Predictor(model, ...)(images, progress=progress)``; `Predictor` describes the
+    options, and its call the images: one, which returns a `Segmentation`, or a folder or iterable
+    of them, which returns a list.
 
     Raises:
         InputError: an image or an option cannot be used.

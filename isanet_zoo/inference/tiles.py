@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import EllipsisType
 from typing import NamedTuple
 
@@ -81,19 +80,18 @@ def average_tiles(
     return AveragedTiles(tiles, logits, size, rule)
 
 
-@dataclass(frozen=True, eq=False)
 class AveragedTiles:
     """Tiles that are resized one by one and averaged; see `average_tiles`."""
 
-    tiles: Sequence[Tile]
-    logits: Sequence[Tensor]
-    size: tuple[int, int]
-    rule: ResizeRule
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.logits[0].shape[1]
+    def __init__(
+        self,
+        tiles: Sequence[Tile],
+        logits: Sequence[Tensor],
+        size: tuple[int, int],
+        rule: ResizeRule,
+    ) -> None:
+        self.tiles, self.logits, self.size, self.rule = tiles, logits, size, rule
+        self.num_classes = logits[0].shape[1]
 
     def of_class(self, k: int) -> Tensor:
         """Return the scores of one class, (B, H, W) float32, valid until the next call."""

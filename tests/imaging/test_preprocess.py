@@ -13,7 +13,7 @@ from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from isanet_zoo.imaging.preprocess import fill_up, input_size, prepare, resize_pixels
+from isanet_zoo.imaging.preprocess import input_size, pad, prepare, resize_pixels
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.lookup import get_weights
 from tests.reference import CLASSES, PICTURES, golden, make_picture
@@ -139,14 +139,14 @@ def test_input_of_each_family_equals_its_publishers() -> None:
     torch.testing.assert_close(prepare(image, authors, resize=False), expected)
 
     paddle = get_weights("isanet_resnet50os8_voc.paddle_512x512_40k").preprocess
-    filled = fill_up(prepare(image, paddle, resize=False), paddle)
+    filled = pad(prepare(image, paddle, resize=False), paddle)
     plain = torch.from_numpy((pixels / 255 - 0.5) / 0.5).permute(2, 0, 1)[None].float()
     assert filled.shape == (1, 3, 512, 512)
     torch.testing.assert_close(filled[..., :10, :12], plain, rtol=1e-5, atol=1e-5)
     assert not filled[..., 10:, :].any()
     assert not filled[..., 12:].any()
     large = torch.ones(1, 3, 600, 300)
-    assert fill_up(large, paddle).shape == (1, 3, 600, 512)
+    assert pad(large, paddle).shape == (1, 3, 600, 512)
 
 
 def test_input_is_float32_for_any_default_type_of_torch() -> None:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -35,14 +34,12 @@ def make_logits(*shape: int, seed: int = 0, ties: bool = False) -> Tensor:
     return 4 * torch.randn(shape, generator=generator)
 
 
-class Given(NamedTuple):
+class Given:
     """Scores (B, K, H, W) that exist already."""
 
-    scores: Tensor
-
-    @property
-    def num_classes(self) -> int:
-        return self.scores.shape[1]
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+        self.num_classes = scores.shape[1]
 
     def of_class(self, k: int) -> Tensor:
         return self.scores[:, k]
@@ -146,7 +143,7 @@ def test_candidates_include_every_label(
     candidates = find_candidates(logits)
     assert set(resize(logits, size, rule).argmax(1).flatten().tolist()) <= set(candidates)
     if spread == 0:
-        assert candidates == [int(levels.argmax())]
+        assert (levels.max() - levels.flatten()[candidates]).max() < 1e-3
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), float("-inf")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,6 @@ from isanet_zoo.engines.torch_engine import TorchEngine
 from isanet_zoo.errors import InputError, UnknownModelError
 from isanet_zoo.imaging.preprocess import prepare
 from isanet_zoo.imaging.segmentation import Segmentation
-from isanet_zoo.inference.batches import READ_AHEAD
 from isanet_zoo.inference.predictor import MAX_BATCH, Predictor, predict
 from isanet_zoo.inference.tiles import tile_grid
 from isanet_zoo.inference.views import Grid
@@ -305,11 +305,11 @@ class TestOptions:
             ({"scales": (1.0, 0.0)}, r"scales are \(1\.0, 0\.0\)"),
             ({"overlap": 1.0}, r"overlap is 1\.0"),
             ({"tile": 0}, "tile is 0"),
-            ({"flip": "no"}, "flip is 'no'; give True or False"),
-            ({"resize": 1}, "resize is 1; give True or False"),
-            ({"confidence": None}, "confidence is None; give True or False"),
-            ({"probabilities": 0.5}, r"probabilities is 0\.5; give True or False"),
-            ({"compile": "yes"}, "compile is 'yes'; give True or False"),
+            ({"flip": "no"}, "flip is 'no'; pass True or False"),
+            ({"resize": 1}, "resize is 1; pass True or False"),
+            ({"confidence": None}, "confidence is None; pass True or False"),
+            ({"probabilities": 0.5}, r"probabilities is 0\.5; pass True or False"),
+            ({"compile": "yes"}, "compile is 'yes'; pass True or False"),
             ({"dtype": torch.float64}, "dtype is torch.float64"),
             ({"device": "gpu"}, "device 'gpu' is not available"),
             ({"device": "meta"}, "device 'meta' is not available"),
@@ -409,7 +409,7 @@ class TestManyImages:
         assert one(predict(model, make_image(*size))).labels.shape == size
 
     @pytest.mark.parametrize("batch_size", [1, 2])
-    def test_stream_reads_one_group_ahead(self, model: ISANet, batch_size: int) -> None:
+    def test_stream_reads_one_batch_ahead(self, model: ISANet, batch_size: int) -> None:
         read = 0
 
         def frames() -> Iterator[Pixels]:
@@ -420,10 +420,20 @@ class TestManyImages:
 
         stream = Predictor(model, batch_size=batch_size).stream(frames())
         assert read == 0
-        held = 1 if batch_size == 1 else READ_AHEAD * batch_size
         for number, _ in enumerate(itertools.islice(stream, 10)):
-            assert read == (number // held + 1) * held
+            assert read == (number // batch_size + 1) * batch_size
         assert sum(1 for _ in stream) == 10
+
+    def test_error_of_the_source_comes_after_the_images_before_it(self, model: ISANet) -> None:
+        def frames() -> Iterator[Pixels]:
+            for height in (40, 48, 40):
+                yield make_image(height, 48)
+            raise ValueError("camera")
+
+        stream = Predictor(model, batch_size=4).stream(frames())
+        assert [next(stream).labels.shape[0] for _ in range(3)] == [40, 48, 40]
+        with pytest.raises(ValueError, match="camera"):
+            next(stream)
 
     def test_folder_returns_its_images_in_order_with_their_paths(
         self, model: ISANet, images: list[Pixels], tmp_path: Path
@@ -546,6 +556,14 @@ class TestSideEffects:
             predictor = Predictor(model, probabilities=True)
             assert_same(one(predictor(image)), expected)
         assert_same(one(predictor(image)), expected)
+
+    def test_pickled_predictor_returns_the_same_results(self, model: ISANet) -> None:
+        """As it is passed to a process that is started with `spawn`."""
+        predictor, image = Predictor(model, confidence=True), make_image(60, 80)
+        assert_same(
+            one(pickle.loads(pickle.dumps(predictor))(image)),
+            one(predictor(image)),
+        )
 
     def test_threads_return_the_results_of_one_thread(self, model: ISANet) -> None:
         predictor = Predictor(model, batch_size=2, flip=True, confidence=True)

@@ -1,4 +1,4 @@
-"""Threads beside the network keep the order, hold little, and give errors where they belong."""
+"""Threads beside the network: order, number of held items, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def numbers(count: int, taken: list[int]) -> Iterator[int]:
         yield number
 
 
-def test_results_come_in_the_order_of_the_items_though_work_is_not_done_in_it() -> None:
+def test_results_have_the_order_of_the_items() -> None:
     def slow_first(number: int) -> int:
         time.sleep(0.02 if number % 3 == 0 else 0)
         return -number
@@ -25,7 +25,7 @@ def test_results_come_in_the_order_of_the_items_though_work_is_not_done_in_it() 
     assert list(in_order(slow_first, range(40))) == [-number for number in range(40)]
 
 
-def test_work_is_done_in_other_threads_and_little_is_held() -> None:
+def test_work_runs_in_other_threads_on_a_bounded_number_of_items() -> None:
     taken: list[int] = []
     seen: set[str] = set()
 
@@ -43,7 +43,7 @@ def test_work_is_done_in_other_threads_and_little_is_held() -> None:
     assert not any(thread.name.startswith("isanet-zoo") for thread in threading.enumerate())
 
 
-def test_an_error_comes_when_it_is_its_turn() -> None:
+def test_error_is_raised_in_the_order_of_the_items() -> None:
     def inverse(number: int) -> float:
         return 1 / (3 - number)
 
@@ -65,14 +65,14 @@ def test_in_order_yields_results_before_the_error_of_a_later_item() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_items_are_given_later_than_they_are_made(count: int) -> None:
+def test_delayed_items_are_yielded_late(count: int) -> None:
     taken: list[int] = []
     for number, item in enumerate(delayed(numbers(10, taken), count)):
         assert item == number
         assert len(taken) == min(number + 1 + count, 10)
 
 
-def test_what_was_made_comes_before_the_error_in_making_more() -> None:
+def test_delayed_items_are_yielded_before_an_error() -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2

@@ -161,7 +161,7 @@ def test_bad_overlap_is_refused_with_the_range(overlap: Any) -> None:
 def test_flags_are_bools(name: str) -> None:
     assert getattr(Views(**{name: np.bool_(True)}), name) is True  # type: ignore[arg-type]
     for value in (1, "no", None, np.array([True, False])):
-        with pytest.raises(InputError, match=f"{name} is .*; give True or False"):
+        with pytest.raises(InputError, match=f"{name} is .*; pass True or False"):
             Views(**{name: value})  # type: ignore[arg-type]
 
 
@@ -192,9 +192,9 @@ def test_grid_of_the_weights_is_used_unless_a_tile_is_given() -> None:
     st.floats(MIN_SCALE, MAX_SCALE),
 )
 def test_size_of_the_input_is_bounded(size: tuple[int, int], scale: float) -> None:
-    pixels = int(size[0] * scale) * int(size[1] * scale)
-    if 1 <= pixels <= MAX_PIXELS:
-        Views(scales=[scale]).check_input(size)
+    scaled = (int(size[0] * scale), int(size[1] * scale))
+    if 1 <= scaled[0] * scaled[1] <= MAX_PIXELS:
+        assert Views(scales=[scale]).input_sizes(size) == [scaled]
     else:
         with pytest.raises(InputError, match=re.escape(f"scale {scale} makes")):
-            Views(scales=[scale]).check_input(size)
+            Views(scales=[scale]).input_sizes(size)
