@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from isanet_zoo.engines.blocks import CONVOLUTIONS, NORMS, class_name, open_block
 from isanet_zoo.engines.row_blocks import Bottleneck, Residual
-from isanet_zoo.network.backbones import CONVOLUTIONS, NORMS, conv_norm_acts, open_block
 
 logger = logging.getLogger(__name__)
 
@@ -94,22 +94,22 @@ def merge_norms(layers: Iterable[Any]) -> list[Any]:
 
 def _is_mergeable(convolution: nn.Module, norm: nn.Module) -> bool:
     return (
-        type(convolution) in CONVOLUTIONS
-        and type(norm) in NORMS
+        class_name(convolution) in CONVOLUTIONS
+        and class_name(norm) in NORMS
         and getattr(norm, "running_mean", None) is not None
     )
 
 
 def _merge_inside(module: nn.Module) -> None:
     """Merge the batch norms of timm's `ConvNormAct` in a block that is not supported."""
-    for part in conv_norm_acts(module):
-        if _is_mergeable(part.conv, part.bn):
-            part.conv, *activation = merge_norms([part.conv, part.bn])
-            part.bn = nn.Sequential(*activation)
+    for part in module.modules():
+        if class_name(part) == "timm.layers.conv_bn_act.ConvNormAct":
+            part.conv, *rest = merge_norms([part.conv, part.bn])
+            part.bn = nn.Sequential(*rest)
 
 
 def _has_norm(module: nn.Module) -> bool:
-    return any(type(part) in NORMS for part in module.modules())
+    return any(class_name(part) in NORMS for part in module.modules())
 
 
 def has_hooks(network: nn.Module) -> bool:

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isanet_zoo.engines.blocks import NORMS, class_name
 from isanet_zoo.engines.encoder import fold_encoder, has_hooks, merge_norms
 from isanet_zoo.engines.row_blocks import RowBlockConvolution
 from isanet_zoo.network.attention import ConvNormAct, InterlacedAttention, SelfAttention
-from isanet_zoo.network.backbones import NORMS
 from isanet_zoo.network.head import ISAHead
 from isanet_zoo.network.isanet import ISANet
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 POSITIONS = 1024  # of one chunk on a CPU: 512 channels of them are 2 MiB
 
-HEAD_LAYERS = {  # a head that is made of others is not folded
-    *(ISAHead, InterlacedAttention, SelfAttention, ConvNormAct, nn.Conv2d, *NORMS),
-    *(nn.ReLU, nn.LeakyReLU, nn.Dropout2d, nn.Sequential),
+HEAD_LAYERS = {  # a head with other layers is not folded
+    *(ISAHead, InterlacedAttention, SelfAttention, ConvNormAct, nn.Conv2d, nn.BatchNorm2d),
+    *(nn.SyncBatchNorm, nn.ReLU, nn.LeakyReLU, nn.Dropout2d, nn.Sequential),
 }
 
 
@@ -74,7 +74,7 @@ def _overrides_forward(network: ISANet) -> bool:
 def _is_supported(head: nn.Module) -> bool:
     """Return True if a head consists of the library's layers alone, without hooks."""
     parts = list(head.modules())
-    norms = (part for part in parts if type(part) in NORMS)
+    norms: list[Any] = [part for part in parts if class_name(part) in NORMS]
     return (
         not has_hooks(head)
         and {type(part) for part in parts} <= HEAD_LAYERS

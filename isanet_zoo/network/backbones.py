@@ -1,9 +1,9 @@
-"""timm's encoders and their blocks. The only module that imports timm."""
+"""timm's encoders. The only module that imports timm."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -23,24 +23,8 @@ from isanet_zoo.manifest.config import OUTPUT_STRIDE
 
 try:
     import timm
-    from timm.layers import (
-        BatchNormAct2d,
-        Conv2dSame,
-        ConvNormAct,
-        SyncBatchNormAct,
-        convert_sync_batchnorm,
-    )
-    from timm.models import FeatureListNet, adapt_input_conv
-    from timm.models._efficientnet_blocks import (
-        ConvBnAct,
-        DepthwiseSeparableConv,
-        EdgeResidual,
-        InvertedResidual,
-        UniversalInvertedResidual,
-    )
-    from timm.models.efficientnet import EfficientNetFeatures
-    from timm.models.mobilenetv3 import MobileNetV3Features
-    from timm.models.resnet import BasicBlock, Bottleneck
+    from timm.layers import Conv2dSame, convert_sync_batchnorm
+    from timm.models import adapt_input_conv
 except ModuleNotFoundError as error:
     raise EnvironmentProblem(f"{error.name} is not installed: pip install timm") from error
 except (ImportError, RuntimeError) as error:
@@ -83,24 +67,6 @@ VARIANTS = {
     # mmsegmentation's, which BPKD uses
     "resnet18_v1c": Variant("resnet18", single_dilation=True, deep_stem=True),
 }
-
-CONTAINERS = (nn.Sequential, FeatureListNet)  # they call their children in order
-# The children of timm's blocks and encoders, in the order in which `forward` calls them, and the
-# activation after the sum with the shortcut.
-LAYERS: dict[type[nn.Module], tuple[str, str]] = {
-    BasicBlock: ("conv1 bn1 drop_block act1 aa conv2 bn2 se", "act2"),
-    Bottleneck: ("conv1 bn1 act1 conv2 bn2 drop_block act2 aa conv3 bn3 se", "act3"),
-    EfficientNetFeatures: ("conv_stem bn1 blocks", ""),
-    MobileNetV3Features: ("conv_stem bn1 act1 blocks", ""),
-    ConvBnAct: ("conv bn1 aa", ""),
-    ConvNormAct: ("conv bn aa", ""),
-    DepthwiseSeparableConv: ("conv_s2d bn_s2d conv_dw bn1 aa se conv_pw bn2", ""),
-    InvertedResidual: ("conv_s2d bn_s2d conv_pw bn1 conv_dw bn2 aa se conv_pwl bn3", ""),
-    EdgeResidual: ("conv_exp bn1 aa se conv_pwl bn2", ""),
-    UniversalInvertedResidual: ("dw_start pw_exp dw_mid se pw_proj dw_end layer_scale", ""),
-}
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 
 
 def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
@@ -230,35 +196,6 @@ def set_grad_checkpointing(backbone: Any, enable: bool) -> None:
         if getattr(child, "inplace", False):
             child.inplace = False
     backbone.set_grad_checkpointing(enable)
-
-
-class Block(NamedTuple):
-    """A module as ``activation(layers(x) + shortcut(x))``, or ``layers(x)`` without a shortcut."""
-
-    layers: list[nn.Module]  # called one after another
-    shortcut: nn.Module | None = None  # `nn.Identity` for the input itself
-    activation: nn.Module | None = None
-
-
-def open_block(module: nn.Module) -> Block | None:
-    """Return the layers of a module in evaluation mode, None if it is not in `LAYERS`."""
-    children = dict(module.named_children())
-    if type(module) in CONTAINERS:
-        return Block(list(children.values()))
-    order, activation = LAYERS.get(type(module), ("", ""))
-    names = order.split()
-    # In evaluation mode, `drop_path` is the identity. Another version of timm may add children.
-    if not names or not children.keys() <= {*names, activation, "downsample", "drop_path"}:
-        return None
-    layers = [children[name] for name in names if name in children]
-    if activation:
-        return Block(layers, children.get("downsample", nn.Identity()), children[activation])
-    return Block(layers, nn.Identity() if getattr(module, "has_skip", False) else None)
-
-
-def conv_norm_acts(module: nn.Module) -> list[Any]:
-    """Return the `ConvNormAct` submodules of a module: a convolution `conv`, then a norm `bn`."""
-    return [part for part in module.modules() if type(part) is ConvNormAct]
 
 
 def first_convolution(backbone: nn.Module) -> str:
