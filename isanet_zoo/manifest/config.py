@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
@@ -12,7 +13,9 @@ ResizeRule: TypeAlias = Literal["half_pixel", "corners", "asymmetric"]
 
 OUTPUT_STRIDE = 8  # every published ISANet works on feature maps of 1/8 of the input
 
-MOST_PIXELS = 2048 * 2048  # that an image is resized or padded to
+# Bounds of the network's input for one image of the stated size, over all tiles.
+MOST_PIXELS = 5_000_000
+MOST_TILES = 100
 
 Channels = Annotated[int, Range(1, 4096)]
 Side = Annotated[int, Range(1, 4096)]  # pixels
@@ -84,16 +87,32 @@ class Preprocess(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("resize", "pad"):
-            if (size := getattr(self, name)) and size[0] * size[1] > MOST_PIXELS:
-                raise InputError(f"{name} is {size}; it must be at most {MOST_PIXELS} pixels")
-        if self.window is None and self.stride is None:
-            return
-        if self.window is None or self.stride is None:
-            raise InputError(f"window is {self.window}, stride {self.stride}; give both or none")
-        for side, step in zip(self.window, self.stride, strict=True):
+        if (self.window is None) != (self.stride is None):
+            raise InputError(f"window is {self.window}, stride {self.stride}; pass both or none")
+        tiles, pixels = 1, math.prod(self.largest_size)
+        for size, side, step in zip(
+            self.largest_size, self.window or (), self.stride or (), strict=False
+        ):
             if not side / 4 <= step <= side:
                 raise InputError(
-                    f"stride is {self.stride}; each side must be within a quarter of the window "
-                    f"{self.window} and the whole"
+                    f"stride is {self.stride}; it must be from a quarter of the window "
+                    f"{self.window} to all of it"
                 )
+            tiles *= math.ceil(max(size - side, 0) / step) + 1
+        if self.window:
+            pixels = tiles * math.prod(map(min, self.window, self.largest_size))
+        if tiles > MOST_TILES or pixels > MOST_PIXELS:
+            raise InputError(
+                f"images of {self.largest_size} pixels (resize {self.resize}, pad {self.pad}) need "
+                f"{tiles} tiles and {pixels} pixels in all; at most {MOST_TILES} and {MOST_PIXELS} "
+                "are allowed"
+            )
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """The largest (height, width) after resizing and padding; zeros if neither is stated."""
+        longest, shortest = self.resize or (0, 0)
+        height, width = self.pad or (0, 0)
+        tall = max(longest, height), max(shortest, width)
+        wide = max(shortest, height), max(longest, width)
+        return max(tall, wide, key=math.prod)

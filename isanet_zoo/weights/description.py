@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
@@ -91,15 +92,15 @@ class Description(Record):
                 f"network.num_classes is {self.network.num_classes}, but label_set has "
                 f"{len(self.label_set)}"
             )
-        window_h, window_w = self.network.head.partition
-        for name in ("resize", "pad"):
-            longest, shortest = getattr(self.preprocess, name) or (1, 1)
-            positions = (longest // OUTPUT_STRIDE) * (shortest // OUTPUT_STRIDE)
-            if positions**2 // (window_h * window_w) > MOST_AFFINITIES:
-                raise InputError(
-                    f"preprocess.{name} is {(longest, shortest)}; that is too large for attention "
-                    f"with partition {(window_h, window_w)}"
-                )
+        size = self.preprocess.largest_size
+        side_h, side_w = map(min, self.preprocess.window or size, size)
+        positions = (side_h // OUTPUT_STRIDE) * (side_w // OUTPUT_STRIDE)
+        partition = self.network.head.partition
+        if positions**2 // math.prod(partition) > MOST_AFFINITIES:
+            raise InputError(
+                f"preprocess: images of {size} pixels are too large for attention with partition "
+                f"{partition}"
+            )
 
     @classmethod
     def parse(cls, text: bytes | str, where: str) -> Description:

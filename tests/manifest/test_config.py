@@ -72,22 +72,30 @@ def test_network_number_out_of_range_is_refused(options: dict[str, Any], message
         ({"order": "gbr"}, "order is 'gbr'; it must be one of 'rgb', 'bgr'"),
         ({"resize": (0, 64)}, r"resize\[0\] is 0; it must be a whole number from 1 to 4096"),
         ({"resize": (10**9, 10**9)}, r"resize\[0\] is 1000000000"),
-        ({"resize": (4096, 4096)}, r"resize is \(4096, 4096\); it must be at most 4194304 pixels"),
+        ({"resize": (4096, 4096)}, r"images of \(4096, 4096\) pixels .* need .* 16777216 pixels"),
+        ({"resize": (4096, 1), "pad": (1, 4096)}, r"images of \(4096, 4096\) pixels"),
+        (
+            {"resize": (1024, 1024), "window": (32, 32), "stride": (32, 32)},
+            r"images of \(1024, 1024\) pixels .* need 1024 tiles .*; at most 100",
+        ),
+        (
+            {"pad": (1400, 1400), "window": (512, 512), "stride": (128, 128)},
+            r"images of \(1400, 1400\) pixels .* need 64 tiles and 16777216 pixels",
+        ),
         ({"pad": (64, 5000)}, r"pad\[1\] is 5000"),
-        ({"pad": (4096, 4096)}, r"pad is \(4096, 4096\); it must be at most 4194304 pixels"),
-        ({"window": (64, 64)}, r"window is \(64, 64\), stride None; give both or none"),
-        ({"stride": (64, 64)}, r"window is None, stride \(64, 64\); give both or none"),
+        ({"window": (64, 64)}, r"window is \(64, 64\), stride None; pass both or none"),
+        ({"stride": (64, 64)}, r"window is None, stride \(64, 64\); pass both or none"),
         (
             {"window": (1, 1), "stride": (1, 1)},
             r"window\[0\] is 1; it must be a whole number from 32",
         ),
         (
             {"window": (64, 64), "stride": (64, 65)},
-            r"stride is \(64, 65\); each side must be within",
+            r"stride is \(64, 65\); it must be from a quarter",
         ),
         (
             {"window": (64, 64), "stride": (15, 64)},
-            r"stride is \(15, 64\); each side must be within",
+            r"stride is \(15, 64\); it must be from a quarter",
         ),
     ],
 )
