@@ -79,13 +79,18 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(verbose=True)  # say what was recognised
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
+    parser.add_argument("--force", action="store_true", help="replace any file")
 
 
 def convert_run(options: argparse.Namespace) -> int:
     """Convert an upstream checkpoint to safetensors; print the path."""
     from isanet_zoo.weights.convert import convert_checkpoint
 
-    print(convert_checkpoint(options.src, options.dst, options.model, half=options.half))
+    print(
+        convert_checkpoint(
+            options.src, options.dst, options.model, half=options.half, force=options.force
+        )
+    )
     return 0
 
 

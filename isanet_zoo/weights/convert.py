@@ -1,4 +1,4 @@
-"""Conversion of users' own checkpoints."""
+"""Users' own checkpoints: reading and conversion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError
-from isanet_zoo.files import atomic_write
+from isanet_zoo.files import atomic_write, check_target
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
@@ -16,15 +16,17 @@ from isanet_zoo.weights.description import (
     Description,
     Provenance,
     describe_own,
+    is_described,
     read_description,
 )
+from isanet_zoo.weights.stored import State
 from isanet_zoo.weights.tensors import save_state, state_digest
 
 logger = logging.getLogger(__name__)
 
 
 def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
-    """Read a file of the user's own, of any family that published the same model.
+    """Read a user's file, of any family that published the same model.
 
     Args:
         path: the file.
@@ -64,44 +66,47 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
 
 
 def convert_checkpoint(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], name: str, *, half: bool = False
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    name: str,
+    *,
+    half: bool = False,
+    force: bool = False,
 ) -> Path:
     """Convert an upstream checkpoint of the user's own to safetensors.
 
-    The new file describes itself: ``create_model(name, weights=dst)`` needs no tag then.
+    The new file has a description, so that ``create_model(name, weights=dst)`` needs no tag.
 
     Args:
-        src: the checkpoint; one fine-tuned to other classes or channels is fine.
-        dst: the ``.safetensors`` file to write; it appears, or is replaced, once all is checked.
-        name: the zoo's model that it was made from. The family is recognised; where it published
-            several weights of this model that differ in how pictures are prepared, give the tag of
-            the closest.
-        half: store float16 instead of float32: half the size, at a loss of precision.
+        src: the checkpoint; it may be fine-tuned to other classes or channels.
+        dst: the ``.safetensors`` file to write; it is replaced once the new file is complete.
+        name: the zoo's model that it was made from. The family is recognised; if it published
+            several weights of this model that differ in preprocessing, give the tag of the closest.
+        half: store float16 instead of float32, in half the size, at a loss of precision.
+        force: replace a file that this library did not write, or `src` itself.
 
     Returns:
         `dst`, which ``create_model(name, weights=dst)`` loads.
 
     Raises:
         UnknownModelError: no model has this name.
-        InputError: `dst` cannot be written under that name.
+        InputError: `dst` cannot be written under that name, another file has it, or float16 cannot
+            store a value.
         CheckpointError: the file cannot be read safely, or its tensors are not the network's.
     """
-    target = Path(dst)
+    source, target = Path(src), Path(dst)
     if target.suffix != ".safetensors":
+        raise InputError(f"{target} must end in .safetensors, to be recognised when it is loaded")
+    check_target(target, is_ours=is_described, force=force)
+    if not force and source.exists() and target.exists() and target.samefile(source):
         raise InputError(
-            f"{target} would not be recognised later; let its name end in .safetensors"
+            f"{target} is the checkpoint itself; choose another name, or replace it with --force "
+            "(in Python: force=True)"
         )
-    if not target.parent.is_dir() or target.is_dir():
-        raise InputError(f"{target} cannot be written: it is, or is not in, a folder")
     weights = get_weights(name)
-    checkpoint, description = load_own(Path(src), weights)
+    checkpoint, description = load_own(source, weights)
     weights.log_terms()
-    state = checkpoint.state
-    if half:
-        state = {
-            key: tensor.half() if tensor.is_floating_point() else tensor
-            for key, tensor in state.items()
-        }
+    state = _halve(checkpoint.state, str(source)) if half else checkpoint.state
     description = replace(description, state_digest=state_digest(state))
     try:
         with atomic_write(target) as temporary:
@@ -109,3 +114,19 @@ def convert_checkpoint(
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
     return target
+
+
+def _halve(state: State, name: str) -> State:
+    """Return a state dict with its floats as float16.
+
+    Raises:
+        InputError: a value is too large for float16.
+    """
+    halves = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
+    for key, tensor in halves.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{name}: {key} has values of up to {state[key].abs().max():g}, but float16 ends "
+                "at 65504; convert it as float32, without half"
+            )
+    return halves

@@ -1,8 +1,8 @@
-"""How each family names its tensors, and what is folded into them so that one network serves all.
+"""Names of the tensors in each family's files, and weight changes that make the networks identical.
 
-Names are exchanged part by part. What a family computes otherwise is folded into its weights, once,
-when a file is converted: the authors' norms scale by ``|w| + 1e-5``, and they fuse (features,
-context) where the others fuse (context, features).
+Names are exchanged part by part. Differences in the computation become part of the weights when a
+file is converted: the authors' norms scale by ``|w| + 1e-5``, and their last convolution reads
+(features, context), where the other families' reads (context, features).
 """
 
 from __future__ import annotations
@@ -20,25 +20,15 @@ COUNTER = "num_batches_tracked"  # of every norm, in the families that count
 
 @dataclass(frozen=True)
 class Layout:
-    """How files of one kind name their tensors.
+    """Names of the tensors in files of one kind."""
 
-    Attributes:
-        family: who writes such files.
-        marker: how some key starts that only such files have.
-        prefixes: (theirs, ours), one to one; the longest that fits counts.
-        leaves: (theirs, ours) for the last part of a key.
-        counts: whether norms have a counter of batches.
-        head: numbers of the head in which such files differ from the rest of their family.
-        fold: turns their numbers, under our names, into ours.
-    """
-
-    family: str
-    marker: str
-    prefixes: tuple[tuple[str, str], ...] = ()
-    leaves: tuple[tuple[str, str], ...] = ()
-    counts: bool = True
-    head: tuple[tuple[str, object], ...] = ()
-    fold: Callable[[State], State] = dict
+    family: str  # that writes such files
+    marker: str  # beginning of a key that only such files have
+    prefixes: tuple[tuple[str, str], ...] = ()  # (theirs, ours), one to one; the longest applies
+    leaves: tuple[tuple[str, str], ...] = ()  # (theirs, ours) of the last part of a key
+    counts: bool = True  # norms have a counter of batches
+    head: tuple[tuple[str, object], ...] = ()  # fields of the head that differ in such files
+    fold: Callable[[State], State] = dict  # changes weights under our names to those we use
 
     def ours(self, key: str) -> str:
         """Translate a key of the file to this library's name."""
@@ -52,9 +42,9 @@ class Layout:
         """Return the file's tensors as this library names and uses them."""
         state = self.fold({self.ours(key): tensor for key, tensor in state.items()})
         if not self.counts:
-            norms = [key for key in state if key.endswith(".running_var")]
-            for key in norms:
-                state[f"{key.rpartition('.')[0]}.{COUNTER}"] = torch.tensor(0)
+            for norm in [key.rpartition(".")[0] for key in state if key.endswith(".running_var")]:
+                zero = torch.zeros((), dtype=torch.int64, device="cpu")
+                state[f"{norm}.{COUNTER}"] = zero
         return state
 
 
@@ -63,6 +53,7 @@ def _inverse(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 def _exchange(key: str, prefixes: Mapping[str, str], leaves: Mapping[str, str]) -> str:
+    """Return a key with its longest known prefix, and its last part, exchanged."""
     parts = key.split(".")
     parts[-1] = leaves.get(parts[-1], parts[-1])
     for length in range(len(parts), 0, -1):
@@ -71,24 +62,25 @@ def _exchange(key: str, prefixes: Mapping[str, str], leaves: Mapping[str, str]) 
     return ".".join(parts)
 
 
-def _attention(
-    ranges: tuple[str, str], projections: Mapping[str, tuple[str, str]], value: str
-) -> tuple[tuple[str, str], ...]:
-    """Return the prefixes of both attention blocks.
+def _head(place: str, convolution: str, norm: str) -> Iterator[tuple[str, str]]:
+    """Yield the prefixes of a head in the three toolboxes, whose names are mostly the same.
 
     Args:
-        ranges: their names of the long-range and the short-range block.
-        projections: our name of a convolution and its norm -> their two.
-        value: their name of the value's projection.
+        place: what precedes the head's parts.
+        convolution: name of the convolution in each part.
+        norm: name of its norm.
     """
-    pairs = []
-    for theirs, ours in zip(ranges, ("long_range", "short_range"), strict=True):
+    parts = {"in_conv": "head.reduce", "out_conv": "head.fuse"}
+    for theirs, ours in (("global_relation", "long_range"), ("local_relation", "short_range")):
         block = f"head.attention.{ours}"
-        for projection, (conv, norm) in projections.items():
-            pairs.append((f"{theirs}.{conv}", f"{block}.{projection}.conv"))
-            pairs.append((f"{theirs}.{norm}", f"{block}.{projection}.norm"))
-        pairs.append((f"{theirs}.{value}", f"{block}.value"))
-    return tuple(pairs)
+        for number in range(2):
+            parts[f"{theirs}.query_project.{number}"] = f"{block}.query.{number}"
+            parts[f"{theirs}.key_project.{number}"] = f"{block}.key.{number}"
+        parts[f"{theirs}.output_project"] = f"{block}.project"
+        yield f"{place}{theirs}.value_project", f"{block}.value"
+    for theirs, ours in parts.items():
+        yield f"{place}{theirs}.{convolution}", f"{ours}.conv"
+        yield f"{place}{theirs}.{norm}", f"{ours}.norm"
 
 
 ZOO = Layout("zoo", marker="head.attention.")
@@ -100,21 +92,7 @@ SSSEG = Layout(
         ("backbone_net", "backbone"),
         ("backbone_net.stem", "backbone.conv1"),
         ("backbone_net.stem.7", "backbone.bn1"),
-        ("in_conv.0", "head.reduce.conv"),
-        ("in_conv.1", "head.reduce.norm"),
-        *_attention(
-            ("global_relation", "local_relation"),
-            {
-                "query.0": ("query_project.0.0", "query_project.0.1"),
-                "query.1": ("query_project.1.0", "query_project.1.1"),
-                "key.0": ("key_project.0.0", "key_project.0.1"),
-                "key.1": ("key_project.1.0", "key_project.1.1"),
-                "project": ("output_project.0", "output_project.1"),
-            },
-            "value_project",
-        ),
-        ("out_conv.0", "head.fuse.conv"),
-        ("out_conv.1", "head.fuse.norm"),
+        *_head("", "0", "1"),
         ("decoder.1", "head.classifier"),
         ("auxiliary_decoder.0", "aux_head.reduce.conv"),
         ("auxiliary_decoder.1", "aux_head.reduce.norm"),
@@ -128,21 +106,7 @@ MMSEG = Layout(
     prefixes=(
         ("backbone.stem", "backbone.conv1"),
         ("backbone.stem.7", "backbone.bn1"),
-        ("decode_head.in_conv.conv", "head.reduce.conv"),
-        ("decode_head.in_conv.bn", "head.reduce.norm"),
-        *_attention(
-            ("decode_head.global_relation", "decode_head.local_relation"),
-            {
-                "query.0": ("query_project.0.conv", "query_project.0.bn"),
-                "query.1": ("query_project.1.conv", "query_project.1.bn"),
-                "key.0": ("key_project.0.conv", "key_project.0.bn"),
-                "key.1": ("key_project.1.conv", "key_project.1.bn"),
-                "project": ("output_project.conv", "output_project.bn"),
-            },
-            "value_project",
-        ),
-        ("decode_head.out_conv.conv", "head.fuse.conv"),
-        ("decode_head.out_conv.bn", "head.fuse.norm"),
+        *_head("decode_head.", "conv", "bn"),
         ("decode_head.conv_seg", "head.classifier"),
         ("auxiliary_head.convs.0.conv", "aux_head.reduce.conv"),
         ("auxiliary_head.convs.0.bn", "aux_head.reduce.norm"),
@@ -150,26 +114,22 @@ MMSEG = Layout(
     ),
 )
 
-BPKD = replace(MMSEG, family="bpkd")  # it trained with mmsegmentation
+BPKD = replace(MMSEG, family="bpkd")  # trained with mmsegmentation
 
 DEEPEST = 36  # blocks in a stage of any ResNet up to 152
 
+STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))  # of timm's encoders
+
 
 def _paddle_encoder() -> Iterator[tuple[str, str]]:
-    parts = {  # theirs, with a convolution and a norm in each -> ours of the two
-        "conv1_1": ("conv1.0", "conv1.1"),
-        "conv1_2": ("conv1.3", "conv1.4"),
-        "conv1_3": ("conv1.6", "bn1"),
-    }
+    """Yield the prefixes of Paddle's encoder."""
+    parts = {f"conv1_{number}": names for number, names in enumerate(STEM, 1)}
     for stage in range(4):
         ours = f"layer{stage + 1}"
         parts[f"bb_{stage}_0.short"] = (f"{ours}.0.downsample.1", f"{ours}.0.downsample.2")
         for block, number in itertools.product(range(DEEPEST), range(3)):
-            convolution, norm = f"conv{number + 1}", f"bn{number + 1}"
-            parts[f"bb_{stage}_{block}.conv{number}"] = (
-                f"{ours}.{block}.{convolution}",
-                f"{ours}.{block}.{norm}",
-            )
+            names = (f"{ours}.{block}.conv{number + 1}", f"{ours}.{block}.bn{number + 1}")
+            parts[f"bb_{stage}_{block}.conv{number}"] = names
     for theirs, (convolution, norm) in parts.items():
         yield f"backbone.{theirs}._conv", f"backbone.{convolution}"
         yield f"backbone.{theirs}._batch_norm", f"backbone.{norm}"
@@ -180,21 +140,7 @@ PADDLE = Layout(
     marker="head.global_relation.",
     prefixes=(
         *_paddle_encoder(),
-        ("head.in_conv._conv", "head.reduce.conv"),
-        ("head.in_conv._batch_norm", "head.reduce.norm"),
-        *_attention(
-            ("head.global_relation", "head.local_relation"),
-            {
-                "query.0": ("query_project.0._conv", "query_project.0._batch_norm"),
-                "query.1": ("query_project.1._conv", "query_project.1._batch_norm"),
-                "key.0": ("key_project.0._conv", "key_project.0._batch_norm"),
-                "key.1": ("key_project.1._conv", "key_project.1._batch_norm"),
-                "project": ("output_project._conv", "output_project._batch_norm"),
-            },
-            "value_project",
-        ),
-        ("head.out_conv._conv", "head.fuse.conv"),
-        ("head.out_conv._batch_norm", "head.fuse.norm"),
+        *_head("head.", "_conv", "_batch_norm"),
         ("head.cls.1", "head.classifier"),
         ("head.aux.0._conv", "aux_head.reduce.conv"),
         ("head.aux.0._batch_norm", "aux_head.reduce.norm"),
@@ -206,60 +152,57 @@ PADDLE = Layout(
 
 
 def _fold_fuse(state: State) -> State:
-    """Let the fusing convolution read (context, features); theirs reads (features, context)."""
+    """Reorder the input channels of the fusing convolution to (context, features)."""
     weight = state["head.fuse.conv.weight"]  # (C, 2·C, k, k)
     features, context = weight.chunk(2, dim=1)
     return state | {"head.fuse.conv.weight": torch.cat([context, features], dim=1)}
 
 
 def _fold_norms(state: State) -> State:
-    """Write out the scale of in-place activated batch norms, ``|w| + 1e-5``."""
+    """Replace the weights of in-place activated batch norms by their scale, ``|w| + 1e-5``."""
     norms = [key.removesuffix("running_var") for key in state if key.endswith(".running_var")]
     scales = {f"{norm}weight": state[f"{norm}weight"].abs() + 1e-5 for norm in norms}
     return _fold_fuse(state | scales)
 
 
-def _openseg(norm: str) -> tuple[tuple[str, str], ...]:
-    """Return the authors' prefixes; `norm` is what follows the place of a norm in the heads."""
-    stage = "isa_head.2.stages.0"
-    return (
-        ("backbone.resinit.conv1", "backbone.conv1.0"),
-        ("backbone.resinit.bn1", "backbone.conv1.1"),
-        ("backbone.resinit.conv2", "backbone.conv1.3"),
-        ("backbone.resinit.bn2", "backbone.conv1.4"),
-        ("backbone.resinit.conv3", "backbone.conv1.6"),
-        ("backbone.resinit.bn3", "backbone.bn1"),
-        ("isa_head.0", "head.reduce.conv"),
-        (f"isa_head.1{norm}", "head.reduce.norm"),
-        *_attention(
-            (f"{stage}.long_range_sa", f"{stage}.short_range_sa"),
-            {
-                "query.0": ("f_query.0", f"f_query.1{norm}"),
-                "query.1": ("f_query.2", f"f_query.3{norm}"),
-                "key.0": ("f_key.0", f"f_key.1{norm}"),
-                "key.1": ("f_key.2", f"f_key.3{norm}"),
-                "project": ("W.0", f"W.1{norm}"),
-            },
-            "f_value",
-        ),
-        ("isa_head.2.conv_bn.0", "head.fuse.conv"),
-        (f"isa_head.2.conv_bn.1{norm}", "head.fuse.norm"),
-        ("cls_head", "head.classifier"),
-        ("dsn_head.0", "aux_head.reduce.conv"),
-        (f"dsn_head.1{norm}", "aux_head.reduce.norm"),
-        ("dsn_head.3", "aux_head.classifier"),
-    )
+def _openseg(norm: str) -> Iterator[tuple[str, str]]:
+    """Yield the authors' prefixes; `norm` follows the place of a norm in the heads."""
+    for number, (convolution, bn) in enumerate(STEM, 1):
+        yield f"backbone.resinit.conv{number}", f"backbone.{convolution}"
+        yield f"backbone.resinit.bn{number}", f"backbone.{bn}"
+    for ours in ("long_range", "short_range"):
+        theirs, block = f"isa_head.2.stages.0.{ours}_sa", f"head.attention.{ours}"
+        for number in range(2):
+            for projection in ("query", "key"):
+                part = f"{theirs}.f_{projection}"
+                yield f"{part}.{2 * number}", f"{block}.{projection}.{number}.conv"
+                yield f"{part}.{2 * number + 1}{norm}", f"{block}.{projection}.{number}.norm"
+        yield f"{theirs}.W.0", f"{block}.project.conv"
+        yield f"{theirs}.W.1{norm}", f"{block}.project.norm"
+        yield f"{theirs}.f_value", f"{block}.value"
+    yield "isa_head.0", "head.reduce.conv"
+    yield f"isa_head.1{norm}", "head.reduce.norm"
+    yield "isa_head.2.conv_bn.0", "head.fuse.conv"
+    yield f"isa_head.2.conv_bn.1{norm}", "head.fuse.norm"
+    yield "cls_head", "head.classifier"
+    yield "dsn_head.0", "aux_head.reduce.conv"
+    yield f"dsn_head.1{norm}", "aux_head.reduce.norm"
+    yield "dsn_head.3", "aux_head.classifier"
 
 
 OPENSEG = Layout(
-    "openseg", marker="isa_head.1.weight", prefixes=_openseg(""), counts=False, fold=_fold_norms
+    "openseg",
+    marker="isa_head.1.weight",
+    prefixes=tuple(_openseg("")),
+    counts=False,
+    fold=_fold_norms,
 )
 
-# The same code, trained with torch's own norms instead.
+# The same code, trained with torch's norms.
 OPENSEG_TORCH = Layout(
     "openseg",
     marker="isa_head.1.0.weight",
-    prefixes=_openseg(".0"),
+    prefixes=tuple(_openseg(".0")),
     head=(("activation", "relu"),),
     fold=_fold_fuse,
 )

@@ -1,4 +1,4 @@
-"""Weight files: every container upstream wrote, and every way in which a file can be wrong."""
+"""Checkpoints: every container of upstream loads, and wrong or damaged files are refused."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
-from isanet_zoo import CheckpointError, InputError, convert_checkpoint, create_model
+from isanet_zoo import CheckpointError
 from isanet_zoo.manifest.lookup import load_manifest
 from isanet_zoo.weights import checkpoints, tensors
-from isanet_zoo.weights.layouts import SSSEG
+from isanet_zoo.weights.layouts import COUNTER, PADDLE, SSSEG
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
 
@@ -33,7 +33,7 @@ def load(path: Path) -> State:
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
-def test_upstream_s_keys_map_one_to_one_onto_ours(backbone: str) -> None:
+def test_keys_of_upstream_map_one_to_one_onto_ours(backbone: str) -> None:
     name = f"isanet_{backbone}os8_voc"
     shapes = reference.upstream_shapes(name)
     expected = checkpoints.structure(load_manifest()[name].network, aux_loss=True)
@@ -43,7 +43,7 @@ def test_upstream_s_keys_map_one_to_one_onto_ours(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_every_container_holds_the_same_tensors(
+def test_load_checkpoint_returns_the_same_tensors_from_every_container(
     container: str, tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
     content, as_zip = next(
@@ -59,15 +59,7 @@ def test_every_container_holds_the_same_tensors(
         assert torch.equal(state[SSSEG.ours(key)], tensor), key
 
 
-def test_converted_twin_has_the_same_state_digest(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    twin = convert_checkpoint(tiny_zoo.published, tmp_path / "twin.safetensors", "isanet_tiny")
-    digest = tensors.state_digest(load(tiny_zoo.published))
-    assert tensors.state_digest(load(twin)) == digest
-    again = convert_checkpoint(twin, tmp_path / "again.safetensors", "isanet_tiny")
-    assert again.read_bytes() == twin.read_bytes()
-
-
-def test_state_digest_sees_names_shapes_types_and_bytes() -> None:
+def test_state_digest_depends_on_names_shapes_types_and_bytes() -> None:
     state = {"a": torch.arange(6.0), "b": torch.zeros(())}
     variants = [
         state,
@@ -137,7 +129,7 @@ WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
 
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("exact", [True, False])
-def test_wrong_tensors_are_refused_by_their_names(
+def test_load_checkpoint_with_wrong_tensors_is_refused_by_their_keys(
     kind: str, exact: bool, tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
     change, words = WRONG[kind]
@@ -148,7 +140,7 @@ def test_wrong_tensors_are_refused_by_their_names(
     assert all(word in str(caught.value) for word in [str(path), *words])
 
 
-def test_error_lists_ten_keys_and_counts_the_others(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+def test_error_lists_ten_keys_and_the_number_of_others(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     path = tmp_path / "short.pth"
     torch.save(dict(list(tiny_zoo.state.items())[30:]), path)
     with pytest.raises(CheckpointError, match="and 20 more") as caught:
@@ -180,7 +172,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_foreign_global_is_named_and_nothing_of_it_runs(
+def test_pickle_with_function_that_runs_code_is_refused_unrun(
     as_zip: bool, tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
     trace, path = tmp_path / "trace", tmp_path / "evil.pth"
@@ -191,7 +183,7 @@ def test_foreign_global_is_named_and_nothing_of_it_runs(
     assert not trace.exists()
 
 
-def test_plain_pickle_is_refused_too(tmp_path: Path) -> None:
+def test_plain_pickle_with_function_that_runs_code_is_refused_unrun(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps(Evil(trace)))
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
@@ -201,7 +193,7 @@ def test_plain_pickle_is_refused_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_zip", [True, False])
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_file_is_called_truncated(
+def test_truncated_torch_file_is_refused(
     as_zip: bool, kept: float, tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
     path = tmp_path / "whole.pth"
@@ -214,7 +206,7 @@ def test_truncated_file_is_called_truncated(
 
 @given(as_zip=st.booleans(), position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 @settings(max_examples=60, deadline=None)
-def test_damaged_byte_never_raises_anything_but_checkpoint_error(
+def test_file_with_damaged_byte_loads_or_raises_checkpoint_error(
     as_zip: bool, position: float, byte: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -232,10 +224,11 @@ def test_damaged_byte_never_raises_anything_but_checkpoint_error(
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_safetensors_file_is_called_truncated(
+def test_truncated_safetensors_file_is_refused(
     kept: float, tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
-    path = convert_checkpoint(tiny_zoo.published, tmp_path / "x.safetensors", "isanet_tiny")
+    path = tmp_path / "x.safetensors"
+    tensors.save_state(load(tiny_zoo.published), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(CheckpointError, match="truncated" if kept else "an empty file"):
@@ -256,7 +249,7 @@ def test_truncated_safetensors_file_is_called_truncated(
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_other_files_are_called_what_they_are(
+def test_file_that_is_no_checkpoint_is_refused_by_its_kind(
     content: bytes, words: str, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -272,48 +265,53 @@ def test_other_files_are_called_what_they_are(
         ({"fc.weight": torch.zeros(3)}, r"not an ISANet checkpoint .*its keys are fc\.weight"),
     ],
 )
-def test_torch_file_without_this_network_is_refused(
-    content: Any, words: str, tmp_path: Path
-) -> None:
+def test_torch_file_of_another_network_is_refused(content: Any, words: str, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=words):
         load(path)
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth cannot be read: No such file"):
         load(tmp_path / "nowhere.pth")
 
 
-def test_cuda_tagged_and_shared_storages_are_no_obstacle(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    base = torch.zeros(2, 16)
+def test_views_of_one_storage_load_as_separate_tensors(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    base = torch.rand(2, 16)
     state = tiny_zoo.state | {"out_conv.1.bias": base[0], "in_conv.1.bias": base[1]}
     torch.save({"model": state}, tmp_path / "views.pth")
-    target = convert_checkpoint(tmp_path / "views.pth", tmp_path / "v.safetensors", "isanet_tiny")
-    assert torch.equal(load(target)["head.fuse.norm.bias"], base[0])
+    found = load(tmp_path / "views.pth")
+    assert torch.equal(found["head.fuse.norm.bias"], base[0])
+    assert torch.equal(found["head.reduce.norm.bias"], base[1])
 
 
-def test_conversion_leaves_nothing_behind_when_it_fails(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    (folder / "old.safetensors").write_bytes(b"precious")
-    torch.save({"model": without(VALUE)(tiny_zoo.state)}, tmp_path / "wrong.pth")
-    with pytest.raises(CheckpointError):
-        convert_checkpoint(tmp_path / "wrong.pth", folder / "old.safetensors", "isanet_tiny")
-    assert [path.name for path in folder.iterdir()] == ["old.safetensors"]
-    assert (folder / "old.safetensors").read_bytes() == b"precious"
+def test_check_state_equals_load_checkpoint(tiny_zoo: TinyZoo) -> None:
+    loaded = checkpoints.load_checkpoint(tiny_zoo.published, TINY_NETWORK, exact=True)
+    checked = checkpoints.check_state(tiny_zoo.state, TINY_NETWORK, "x", exact=True)
+    assert (checked.network, checked.layout) == (loaded.network, loaded.layout)
+    assert tensors.state_digest(checked.state) == tensors.state_digest(loaded.state)
+    with pytest.raises(CheckpointError, match=rf"x does not hold .* missing: {VALUE}"):
+        checkpoints.check_state(without(VALUE)(tiny_zoo.state), TINY_NETWORK, "x")
 
 
-@pytest.mark.usefixtures("tiny_zoo")
-@pytest.mark.parametrize("name", ["weights.pth", "nowhere/weights.safetensors"])
-def test_conversion_needs_a_name_that_can_be_used(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="weights"):
-        convert_checkpoint("any.pth", tmp_path / name, "isanet_tiny")
+def test_tensors_are_on_the_cpu_whatever_the_default_device(tiny_zoo: TinyZoo) -> None:
+    with torch.device("meta"):
+        state = load(tiny_zoo.published)
+        paddle = PADDLE.translate({"head.in_conv._batch_norm._variance": torch.ones(2)})
+    assert {tensor.device.type for tensor in state.values()} == {"cpu"}
+    assert paddle[f"head.reduce.norm.{COUNTER}"].device.type == "cpu"
 
 
-def test_converted_file_is_plain_safetensors(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    path = convert_checkpoint(tiny_zoo.published, tmp_path / "x.safetensors", "isanet_tiny")
-    halves = safetensors.torch.load_file(path)
-    model = create_model("isanet_tiny", weights=path, aux_loss=True)
-    assert halves.keys() == model.state_dict().keys()
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, torch.nn.DataParallel, AveragedModel], ids=["compile", "DP", "average"]
+)
+def test_unwrap_returns_the_module_inside(
+    wrap: Callable[[torch.nn.Module], torch.nn.Module],
+) -> None:
+    inner = torch.nn.Linear(2, 2)
+    assert tensors.unwrap(inner) is inner
+    for wrapped in (wrap(inner), torch.nn.DataParallel(wrap(inner)), wrap(wrap(inner))):
+        found = tensors.unwrap(wrapped)
+        assert type(found) is torch.nn.Linear
+        assert found is inner or wrap is AveragedModel  # which copies it
