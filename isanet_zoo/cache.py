@@ -68,7 +68,6 @@ def cache_root() -> Path:
         return expand_user(chosen)
     from huggingface_hub.constants import HF_ASSETS_CACHE
 
-    # As `cached_assets_path("isanet_zoo", "weights", name)`, which would also create the folder.
     return expand_user(HF_ASSETS_CACHE) / "isanet_zoo" / "weights"
 
 
