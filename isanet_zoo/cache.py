@@ -113,12 +113,12 @@ class CacheEntry:
         """
         try:
             with open_regular(self.side) as file:
-                content = json.loads(file.read(SIDE_LIMIT).decode("utf-8"))
+                content = records.parse(file.read(SIDE_LIMIT), str(self.side))
             return records.read(SideFile, content, str(self.side))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, RecursionError, ManifestError) as error:
-            logger.warning("%s cannot be used: %s", self.side, printable(error))
+        except ManifestError as error:
+            logger.warning("%s", error)
             return None
 
     def place(self, model: Path, record: SideFile) -> None:

@@ -19,7 +19,7 @@ from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.manifest.weights import Trust, Weights
 from isanet_zoo.weights.fetch import Fetched, transfer
 from isanet_zoo.weights.http import Patience
-from isanet_zoo.weights.integrity import difference, find_damage, read_undamaged
+from isanet_zoo.weights.integrity import find_damage, read_published, read_undamaged
 from isanet_zoo.weights.sources import (
     check_online,
     find_sources,
@@ -111,30 +111,6 @@ def load_published(weights: Weights, *, progress: bool = True) -> tuple[Checkpoi
     return check_state(file.tensors, weights.network, str(path), exact=True), path, trust
 
 
-def read_published(weights: Weights, path: Path, fetched: Fetched) -> tuple[State, str]:
-    """Read a published file; return its tensors and their digest, both checked.
-
-    Raises:
-        IntegrityError: the bytes or tensors differ from the manifest.
-        CheckpointError: the tensors are not the network's.
-    """
-    from isanet_zoo.weights.checkpoints import load_checkpoint
-    from isanet_zoo.weights.tensors import state_digest
-
-    copy = weights.hub
-    if copy and fetched.source == copy.url and fetched.sha256 != copy.sha256:
-        raise IntegrityError(
-            f"{copy.path} has sha256 {fetched.sha256}, the manifest has {copy.sha256}"
-        )
-    if mismatch := difference(weights, fetched.sha256, fetched.size):
-        raise IntegrityError(mismatch)  # before any of it is parsed
-    state = load_checkpoint(path, weights.network, exact=True, name=weights.filename).state
-    digest = state_digest(state)
-    if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
-        raise IntegrityError(mismatch)
-    return state, digest
-
-
 def _fill(
     entry: CacheEntry, weights: Weights, force: bool, progress: bool, patience: Patience
 ) -> None:
@@ -152,6 +128,8 @@ def _fill(
                 if not force:
                     _check_pin(entry, weights, digest)
                 _place(entry, state, digest, fetched)
+                for failed, reason in tried:
+                    logger.warning("%s: %s", failed, reason)
                 logger.info("%s: %s weights from %s", entry.name, weights.family, source)
                 return
             except (SourceError, OfflineError, CheckpointError, IntegrityError) as error:

@@ -10,14 +10,21 @@ import re
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from isanet_zoo.errors import DownloadError, IntegrityError, SourceError, ZooError, printable
 from isanet_zoo.files import HEAD, foreign_content, open_regular
-from isanet_zoo.weights.http import Patience, is_remote, open_url, scheme
+from isanet_zoo.weights.http import (
+    Patience,
+    find_validator,
+    is_remote,
+    open_url,
+    read_number,
+    scheme,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -151,11 +158,7 @@ def _download(url: str, received: _Received, patience: Patience) -> None:
 
 
 def _attempt(url: str, received: _Received, patience: Patience) -> None:
-    """Request a file, or the rest of it.
-
-    Raises:
-        SourceError: it did not arrive complete.
-    """
+    """Request a file, or the rest of it; raise SourceError unless it arrives complete."""
     # Always the original URL: the signed ones that release pages redirect to expire.
     headers = {}
     if received.done and received.validator:
@@ -176,16 +179,17 @@ def _begin(response: Any, received: _Received) -> None:
         received.restart()
         raise SourceError("no longer has the missing part")
     if not 200 <= status < 300:
-        tries = None if status in TRANSIENT else 1
-        wait = float(_number(headers.get("Retry-After")) or 0)
-        reason = printable(response.reason_phrase, 60)
-        raise SourceError(f"answered {status} {reason}", tries=tries, wait=wait)
+        raise SourceError(
+            f"answered {status} {printable(response.reason_phrase, 60)}",
+            tries=None if status in TRANSIENT else 1,
+            wait=read_number(headers.get("Retry-After")) or 0,
+        )
     if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
         raise SourceError(f"sends the file encoded as {printable(encoding, 60)}", tries=1)
     if status != 206:  # the whole file
         received.restart()
-        received.total = _number(headers.get("Content-Length"))
-        received.validator = _validator(headers)
+        received.total = read_number(headers.get("Content-Length"))
+        received.validator = find_validator(headers)
     else:
         span = re.fullmatch(
             r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", headers.get("Content-Range", "")
@@ -194,21 +198,9 @@ def _begin(response: Any, received: _Received) -> None:
             span is None
             or int(span[1]) != received.done
             or received.total not in (None, int(span[2]))
-            or received.validator != _validator(headers)  # some servers ignore If-Range
+            or received.validator != find_validator(headers)  # some servers ignore If-Range
         ):
             received.restart()
             raise SourceError("sent another part than the requested one")
         received.total = int(span[2])
     received.check_size(received.total or 0)
-
-
-def _validator(headers: Mapping[str, str]) -> str | None:
-    """Return what identifies the bytes of a server's version of a file."""
-    etag = headers.get("ETag", "")  # a weak ETag does not promise equal bytes
-    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
-    return validator if validator.isascii() and 0 < len(validator) <= 200 else None
-
-
-def _number(text: str | None) -> int | None:
-    """Return the number in a header; None if there is none, such as for a date."""
-    return int(text) if text and re.fullmatch("[0-9]{1,18}", text) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import urllib.parse
@@ -165,3 +166,15 @@ def _redirect(url: str, location: str) -> str:
     if scheme(url) == "https" and scheme(target) != "https":
         raise SourceError(f"redirects to the unencrypted {printable(target)}", tries=1)
     return target
+
+
+def find_validator(headers: Mapping[str, str]) -> str | None:
+    """Return what identifies the bytes of a server's version of a file."""
+    etag = headers.get("ETag", "")  # a weak ETag does not promise equal bytes
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
+    return validator if validator.isascii() and 0 < len(validator) <= 200 else None
+
+
+def read_number(text: str | None) -> int | None:
+    """Return the number in a header; None if there is none, such as for a date."""
+    return int(text) if text and re.fullmatch("[0-9]{1,18}", text) else None

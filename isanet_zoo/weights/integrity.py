@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isanet_zoo.cache import CacheEntry
-from isanet_zoo.errors import CheckpointError
+from isanet_zoo.errors import CheckpointError, IntegrityError
 from isanet_zoo.files import hash_file
 from isanet_zoo.manifest.weights import Weights
+from isanet_zoo.weights.fetch import Fetched
 
 if TYPE_CHECKING:  # it imports torch, which a hash does not need
     from isanet_zoo.weights.containers import SafetensorsFile
+    from isanet_zoo.weights.stored import State
 
 
 def difference(weights: Weights, sha256: str, size: int, digest: str | None = None) -> str | None:
@@ -37,6 +39,30 @@ def difference(weights: Weights, sha256: str, size: int, digest: str | None = No
         if known and found not in (None, known):
             return f"{weights.filename} has {fact} {found}, the manifest has {known}"
     return None
+
+
+def read_published(weights: Weights, path: Path, fetched: Fetched) -> tuple[State, str]:
+    """Read a published file; return its tensors and their digest, both checked.
+
+    Raises:
+        IntegrityError: the bytes or tensors differ from the manifest.
+        CheckpointError: the tensors are not the network's.
+    """
+    from isanet_zoo.weights.checkpoints import load_checkpoint
+    from isanet_zoo.weights.tensors import state_digest
+
+    copy = weights.hub
+    if copy and fetched.source == copy.url and fetched.sha256 != copy.sha256:
+        raise IntegrityError(
+            f"{copy.path} has sha256 {fetched.sha256}, the manifest has {copy.sha256}"
+        )
+    if mismatch := difference(weights, fetched.sha256, fetched.size):
+        raise IntegrityError(mismatch)  # before any of it is parsed
+    state = load_checkpoint(path, weights.network, exact=True, name=weights.filename).state
+    digest = state_digest(state)
+    if mismatch := difference(weights, fetched.sha256, fetched.size, digest):
+        raise IntegrityError(mismatch)
+    return state, digest
 
 
 def find_damage(weights: Weights, path: Path) -> str | None:

@@ -11,8 +11,8 @@ from isanet_zoo.errors import CheckpointError, IntegrityError, OfflineError, Sou
 from isanet_zoo.files import atomic_write
 from isanet_zoo.manifest.lookup import find_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
-from isanet_zoo.weights.acquire import read_published
 from isanet_zoo.weights.fetch import Fetched, transfer
+from isanet_zoo.weights.integrity import read_published
 from isanet_zoo.weights.sources import check_online, largest_size, not_fetched, progress_bar
 
 

@@ -143,12 +143,14 @@ def test_acquire_of_a_file_republished_meanwhile_returns_the_new_one(
 
 @pytest.mark.parametrize("fault", LASTING)
 def test_acquire_after_a_lasting_fault_tries_the_next_source(
-    tiny_zoo: TinyZoo, server: Server, fault: str
+    tiny_zoo: TinyZoo, server: Server, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     bad = server.source(published(tiny_zoo), then=LASTING[fault])
     good = server.source(published(tiny_zoo))
     assert_holds(tiny_zoo, obtain(tiny_zoo.weights, bad.url, good.url))
     assert bad.seen
+    assert caplog.records[-1].levelname == "WARNING"
+    assert caplog.records[-1].getMessage().startswith(f"{bad.url}: ")
     assert files(tiny_zoo.weights) == WHOLE
 
 
