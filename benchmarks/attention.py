@@ -1,10 +1,10 @@
-"""Interlaced attention as it is predicted with, as the paper writes it, and dense attention.
+"""Benchmark of interlaced attention, folded and as in the paper, and of dense attention.
 
     python benchmarks/attention.py [--large] [--device cuda] [--json]
 
 `isa` and `plain` are the whole block with all projections; `dense` is one self-attention among all
 positions with the same projections, its weights materialised; `flash` the same on torch's flash
-attention. Memory is the peak beyond the input, with the output, in a new process for each way.
+attention. Memory is the peak beyond the input, with the output, in a separate process for each.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CASES = ((64, 64), (128, 128), (128, 256))
 
 
 def make_ways(height: int, width: int, device: str) -> dict[str, Way]:
-    """Return what is compared on a map of 512 channels."""
+    """Return the implementations to compare on a map of 512 channels."""
     torch.manual_seed(0)
     block = InterlacedAttention(512, 256).eval().to(device)
     folded = FoldedInterlacedAttention(block)
     x = torch.randn(1, 512, height, width, device=device).relu()
-    lying = x.contiguous(memory_format=torch.channels_last)  # as the prepared network has it
+    channels_last = x.contiguous(memory_format=torch.channels_last)  # as in a folded network
     return {
-        "isa": partial(folded, lying),
+        "isa": partial(folded, channels_last),
         "plain": partial(plain.interlaced, block, x),
         "dense": partial(plain.dense, block.long_range, x),
         "flash": partial(flash, block.long_range, x),
@@ -43,14 +43,14 @@ def make_ways(height: int, width: int, device: str) -> dict[str, Way]:
 
 
 def flash(attention: SelfAttention, x: Tensor) -> Tensor:
-    """Attention among all positions of (B, C, h, w), its weights never materialised."""
+    """Return attention among all positions of (B, C, h, w), weights not materialised."""
     query = attention.query(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
     key = attention.key(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
     value = attention.value(x).flatten(2).transpose(1, 2)  # (B, h·w, C)
     scale = query.shape[-1] ** -0.5
     if x.is_cpu:
-        # There it needs keys as wide as values, and a head for itself; zeros change nothing. A GPU
-        # has memory-efficient attention for any widths.
+        # On CPUs it needs keys as wide as values; zeros do not change the result. GPUs have
+        # memory-efficient attention for any widths.
         zeros = (0, value.shape[-1] - query.shape[-1])
         query, key, value = F.pad(query, zeros), F.pad(key, zeros), value.contiguous()
     query, key, value = query[:, None], key[:, None], value[:, None]  # (B, 1, h·w, ...)
@@ -70,7 +70,7 @@ def main() -> None:
     cases = [tuple(args.case)] if args.case else CASES
     if args.memory_of:
         (height, width), *_ = cases
-        make_ways(16, 16, args.device)[args.memory_of]()  # whatever torch allocates once
+        make_ways(16, 16, args.device)[args.memory_of]()  # torch's one-time allocations
         print(common.extra_memory(make_ways(height, width, args.device)[args.memory_of]))
         return
     rows = []

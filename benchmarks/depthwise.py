@@ -1,9 +1,9 @@
-"""A training step of EfficientNet-Lite0 at stride 8 on the CPU: depthwise convolutions, two ways.
+"""Benchmark of depthwise convolutions: a training step of EfficientNet-Lite0 on a CPU.
 
     python benchmarks/depthwise.py [--quick] [--json]
 
-torch's own convolutions and those of `network/depthwise.py` take turns in one process; of their
-times the medians are given. A step is a forward and a backward pass of the whole network.
+Steps with torch's convolutions and with those of `engines/depthwise.py` alternate in one process;
+medians are printed. A step is a forward and a backward pass of the whole network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def step(network: ISANet, images: torch.Tensor, target: torch.Tensor, dtype: tor
 
 
 def compare(dtype: torch.dtype, batch: int, side: int, rounds: int) -> dict[str, float]:
-    """Return the median seconds of both ways and their ratio."""
+    """Return the median seconds of both and their ratio."""
     torch.manual_seed(0)
     plain = ISANet("tf_efficientnet_lite0", 11, head=SMALL_HEAD).train()
     plain.to(memory_format=torch.channels_last)
@@ -47,7 +47,7 @@ def compare(dtype: torch.dtype, batch: int, side: int, rounds: int) -> dict[str,
     for turn in range(rounds + 1):
         for name, network in (("plain", plain), ("fast", fast)):
             seconds = step(network, images, target, dtype)
-            if turn:  # the first one warms up
+            if turn:  # the first one is a warm-up
                 times[name].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return medians | {"ratio": medians["fast"] / medians["plain"]}
@@ -56,7 +56,7 @@ def compare(dtype: torch.dtype, batch: int, side: int, rounds: int) -> dict[str,
 def main() -> None:
     """Run both types and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small pictures, one round")
+    parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     batch, side, rounds = (1, 64, 1) if options.quick else (8, 224, 7)

@@ -1,11 +1,11 @@
-"""An exported model on CamVid's test pictures: mIoU and speed of fp32 and int8 in onnxruntime.
+"""Benchmark of an exported model on CamVid's test images: mIoU and speed of fp32 and int8.
 
     python benchmarks/export.py CAMVID [--quick] [--json]
 
-The ranges of the int8 file come from pictures of the training split. Every picture goes through the
-network in PyTorch (eager, fp32) and through both files; the three take turns, and of
-their times the medians are given. All scores are of logits at the input's size that are resized to
-the annotation's: `predict` resizes once, and may be a little off.
+The int8 file is calibrated on training images. The network in PyTorch (eager, fp32) and both files
+in onnxruntime alternate on every image; medians are printed. All scores are of logits at the size
+of the input, resized to the annotation's. `predict` resizes once, so that its scores may differ
+slightly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Way = Callable[[Tensor], Tensor]  # (1, 3, h, w) -> logits (1, K, h, w)
 
 
 def session(path: Path, threads: int) -> Way:
-    """Return what runs a file."""
+    """Return a function that runs a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     loaded: Any = onnxruntime.InferenceSession(
@@ -44,8 +44,8 @@ def session(path: Path, threads: int) -> Way:
 
 
 @torch.inference_mode()
-def measure(root: Path, pictures: int) -> dict[str, dict[str, float]]:
-    """Return each way's mIoU in per cent, median seconds, and share of labels as in PyTorch."""
+def measure(root: Path, images: int) -> dict[str, dict[str, float]]:
+    """Return mIoU in per cent, median seconds and the fraction of labels equal to PyTorch's."""
     model = isanet_zoo.create_model(NAME, pretrained=True)
     test = isanet_zoo.open_dataset("camvid", root, "test")
     threads = torch.get_num_threads()
@@ -61,13 +61,13 @@ def measure(root: Path, pictures: int) -> dict[str, dict[str, float]]:
         scores = {way: isanet_zoo.SegmentationMetrics(11) for way in ways}
         times: dict[str, list[float]] = {way: [] for way in ways}
         same: dict[str, list[float]] = {way: [] for way in ways}
-        for number in np.linspace(0, len(test) - 1, pictures).astype(int):
+        for number in np.linspace(0, len(test) - 1, images).astype(int):
             pixels, target = test[int(number)]
-            images = prepare(pixels[None], model.preprocess)
+            prepared = prepare(pixels[None], model.preprocess)
             first = None
             for way, run in ways.items():
                 start = time.perf_counter()
-                logits = run(images)
+                logits = run(prepared)
                 times[way].append(time.perf_counter() - start)
                 size = (target.shape[0], target.shape[1])
                 labels = F.interpolate(logits, size, mode="bilinear").argmax(1)[0]
@@ -88,7 +88,7 @@ def main() -> None:
     """Measure and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("camvid", type=Path, help="CamVid as it is distributed")
-    parser.add_argument("--quick", action="store_true", help="five pictures")
+    parser.add_argument("--quick", action="store_true", help="five images")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     results = measure(options.camvid, 5 if options.quick else 233)
@@ -100,7 +100,7 @@ def main() -> None:
     slowest = results["pytorch fp32"]["seconds"]
     for way, result in results.items():
         print(
-            f"{way:16}  mIoU {result['miou']:.2f}, {result['seconds']:.3f} s per picture "
+            f"{way:16}  mIoU {result['miou']:.2f}, {result['seconds']:.3f} s per image "
             f"({slowest / result['seconds']:.1f} x), {result['same_labels']:.2%} equal labels"
         )
 

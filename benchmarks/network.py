@@ -1,6 +1,8 @@
-"""The network alone, from prepared images to logits at 1/8: folded, as it was built, compiled.
+"""Benchmark of the network alone, from prepared images to logits at 1/8.
 
 python benchmarks/network.py [--device cuda] [--batch 16] [--compile] [--peak 989] [--json]
+
+The folded network is compared with the network as it was built, eager and compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from isanet_zoo.network.isanet import ISANet
 
 
 def make_ways(model: ISANet, images: Tensor, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """Return what is compared."""
+    """Return the implementations to compare."""
 
     def autocast(forward: Callable[[ISANet, Tensor], Tensor]) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -43,7 +45,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, slow to start")
-    parser.add_argument("--peak", type=float, help="TFLOP/s that the device promises in bfloat16")
+    parser.add_argument("--peak", type=float, help="specified TFLOP/s of the device in bfloat16")
     args = parser.parse_args()
     model = common.make_model().to(args.device)
     rows = []
@@ -60,7 +62,7 @@ def main() -> None:
                 "way": name,
                 "seconds": times[name],
                 "faster by": times["plain"] / times[name],
-                "TFLOP/s": speed,  # of the plain network's work
+                "TFLOP/s": speed,  # with the operations of the plain network
                 "largest error": float((way().float() - expected).abs().max()),
             }
             rows.append(row | ({"of peak": speed / args.peak} if args.peak else {}))

@@ -1,7 +1,7 @@
-"""The paper's design, written as one would write it first: what the benchmarks compare with.
+"""Reference implementation of the paper's design, which the benchmarks compare with.
 
-Eager float32, channels first, every step on its own, attention and full-size logits materialised.
-It runs with the parameters of an `ISANet`, so that results can be compared, too.
+Eager float32, channels first, unfused, attention and full-size logits materialised. It uses the
+parameters of an `ISANet`, so that results can be compared, too.
 
 Letters in shapes: B batch, C channels, K classes, h w feature map, P window, Q windows per side.
 """
@@ -19,21 +19,21 @@ from isanet_zoo.network.isanet import ISANet
 
 
 def labels(model: ISANet, pixels: Tensor) -> Tensor:
-    """Segment pictures (B, 3, H, W) uint8; return (B, H, W) int64."""
+    """Return labels (B, H, W) int64 of images (B, 3, H, W) uint8."""
     mean = torch.tensor(model.preprocess.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(model.preprocess.std, device=pixels.device).view(3, 1, 1)
     return decide(logits(model, (pixels.float() - mean) / std), pixels.shape[-2:])
 
 
 def decide(low: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize all classes, then take the maximum: (B, K, h, w) to (B, H, W)."""
+    """Return labels (B, H, W) of logits (B, K, h, w), resized before the maximum."""
     return F.interpolate(low, tuple(size), mode="bilinear", align_corners=False).argmax(1)
 
 
 def decide_tiles(
     tiles: Sequence[Tensor], places: Sequence[Sequence[int]], size: Sequence[int]
 ) -> Tensor:
-    """Average overlapping tiles in a full-size map of all classes, then take the maximum.
+    """Return labels (B, H, W) of overlapping tiles, averaged in a full-size map of all classes.
 
     Args:
         tiles: logits (B, K, h, w) of each.
@@ -59,7 +59,7 @@ def logits(model: ISANet, images: Tensor) -> Tensor:
 
 
 def interlaced(attention: InterlacedAttention, x: Tensor) -> Tensor:
-    """Long-range, then short-range attention on (B, C, h, w)."""
+    """Return long-range, then short-range attention of (B, C, h, w)."""
     batch, channels, height, width = x.shape
     window_h, window_w = attention.partition
     pad_h, pad_w = -height % window_h, -width % window_w
@@ -78,7 +78,7 @@ def interlaced(attention: InterlacedAttention, x: Tensor) -> Tensor:
 
 
 def dense(attention: SelfAttention, x: Tensor) -> Tensor:
-    """Attention among all positions of (B, C, h, w), its weights materialised."""
+    """Return attention among all positions of (B, C, h, w), weights materialised."""
     query = attention.query(x).flatten(2)  # (B, D, h·w)
     key = attention.key(x).flatten(2)  # (B, D, h·w)
     value = attention.value(x).flatten(2)  # (B, C, h·w)

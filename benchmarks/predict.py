@@ -1,9 +1,10 @@
-"""A whole prediction, from a decoded picture to labels at its size, against the plain way.
+"""Benchmark of a whole prediction, from a decoded image to labels of its size.
 
     python benchmarks/predict.py [--device cuda] [--batch 16] [--compile] [--json]
 
-The network is ISANet on ResNet-50 with 150 classes and random parameters. Memory is the peak beyond
-what the network and the picture take, in the second run of a new process for each way.
+The library is compared with `plain.py`. The network is ISANet on ResNet-50 with 150 classes and
+random parameters. Memory is the peak beyond the network and the image, in the second run of a
+separate process for each implementation.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Way = Callable[[], Tensor]  # () -> labels (B, H, W)
 CASES = ((512, 512), (1024, 2048))
 
 
-def make_picture(height: int, width: int) -> Tensor:
-    """Return a picture (3, H, W) uint8 of smooth regions."""
+def make_image(height: int, width: int) -> Tensor:
+    """Return an image (3, H, W) uint8 of smooth regions."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((1, 3, height // 64, width // 64), generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
@@ -33,10 +34,10 @@ def make_picture(height: int, width: int) -> Tensor:
 
 
 def make_ways(size: tuple[int, int], batch: int, device: str, names: list[str]) -> dict[str, Way]:
-    """Return what is compared; pictures start in the machine's memory and labels end there."""
+    """Return the implementations to compare, from images in host memory to labels there."""
     model = common.make_model().to(device)
-    pictures = [make_picture(*size)] * batch
-    pixels = torch.stack(pictures)
+    images = [make_image(*size)] * batch
+    pixels = torch.stack(images)
 
     def way_plain(forward: Callable[..., Tensor] = plain.labels) -> Tensor:
         return forward(model, pixels.to(device)).cpu()
@@ -46,7 +47,7 @@ def make_ways(size: tuple[int, int], batch: int, device: str, names: list[str]) 
             return way_plain(forward)
 
     def way_predictor(predictor: Predictor) -> Tensor:
-        found = predictor([LoadedImage(picture) for picture in pictures])
+        found = predictor([LoadedImage(image) for image in images])
         assert isinstance(found, list)
         return torch.stack([_labels(one) for one in found])
 
@@ -93,7 +94,7 @@ def main() -> None:
         for name, way in ways.items():
             rows.append(
                 {
-                    "pictures": f"{args.batch} x {size[0]} x {size[1]}",
+                    "images": f"{args.batch} x {size[0]} x {size[1]}",
                     "way": name,
                     "seconds": times[name],
                     "faster by": times["plain"] / times[name],

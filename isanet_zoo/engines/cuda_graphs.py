@@ -1,4 +1,4 @@
-"""CUDA graphs: one launch for all the kernels of a network, where launching them takes longer."""
+"""CUDA graphs, which launch all kernels of a network at once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    images: Tensor  # what the graph reads
-    logits: Tensor  # what it writes
+    images: Tensor  # the graph's input
+    logits: Tensor  # the graph's output
 
 
 class GraphedForward:
-    """Runs a function of one tensor through CUDA graphs, one for each shape.
+    """A function of one tensor, run through one CUDA graph per shape.
 
-    A shape's first call runs as ever, so that a size that is never seen again costs nothing more;
-    the second records the graph. The graphs that were used last are kept. Calls take turns, as a
-    graph has only one place for its input.
+    The first call with a shape runs eagerly, so that single sizes have no overhead; the second one
+    captures the graph. The most recently used graphs are kept. Calls run under a lock, as a graph
+    has one buffer for its input.
 
     Args:
         forward: maps a tensor on a GPU to another, with the same kernels for the same shape.
-        capacity: graphs that are kept; all share one pool of memory.
+        capacity: number of graphs that are kept; all use one memory pool.
     """
 
     def __init__(self, forward: Callable[[Tensor], Tensor], capacity: int = 8) -> None:
@@ -55,7 +55,7 @@ class GraphedForward:
     def _capture(self, images: Tensor) -> _Captured:
         images = images.clone()
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate and copy meanwhile, for predictors of their own.
+        # Meanwhile, other threads may allocate and copy for other predictors.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._forward(images)
         return _Captured(graph, images, logits)

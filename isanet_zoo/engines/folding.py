@@ -116,7 +116,7 @@ class FoldedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (G, N, C) to (G, N, C)."""
-        # Convolutions, as their kernels are the fastest on all CPUs; this is a view.
+        # As an image, since convolutions have the fastest kernels on all CPUs; this is a view.
         image = x[None].permute(0, 3, 1, 2)  # (1, C, G, N), channels last
         parts: tuple[nn.Module, ...] = (self.query, self.key, self.value)
         # (G, N, D), (G, N, D), (G, N, C)
@@ -127,7 +127,7 @@ class FoldedSelfAttention(nn.Module):
 
 
 class FoldedInterlacedAttention(nn.Module):
-    """`InterlacedAttention`; it works on maps whose channels lie together in memory."""
+    """`InterlacedAttention` on maps in channels-last order."""
 
     def __init__(self, original: InterlacedAttention) -> None:
         super().__init__()
@@ -153,9 +153,9 @@ class FoldedInterlacedAttention(nn.Module):
 
 
 def _attend(attention: FoldedSelfAttention, grid: Tensor) -> None:
-    """Replace the values of all groups of a grid, (B, G_h, G_w, N_h, N_w, C).
+    """Replace the values of all groups of a grid, (B, G_h, G_w, N_h, N_w, C), in place.
 
-    A group reads and writes its own positions only, so it can be done in place, part by part.
+    A group reads and writes its own positions only.
     """
     positions = grid.shape[3] * grid.shape[4]
     if grid.device.type != "cpu" or torch.compiler.is_compiling():

@@ -1,8 +1,8 @@
 """Interlaced sparse self-attention (Huang et al., arXiv 1907.12273).
 
-Dense self-attention lets each of the h·w positions look at all others. Interlaced attention reaches
-the same positions in two hops, each among few: first positions that lie a whole window apart
-(long range), then positions within one window (short range).
+In dense self-attention, each of the h·w positions attends to all others. Interlaced attention
+reaches the same positions in two steps, each among few positions: first among those at the same
+place of all windows (long range), then among those of one window (short range).
 
 Letters in shapes: B batch, C channels, D key channels, h w feature map, P window, Q number of
 windows per side, so that h = Q_h · P_h once the map is padded.
@@ -100,7 +100,7 @@ class InterlacedAttention(nn.Module):
         # `(n + p - 1) // p` and an unconditional pad: both stay symbolic in an exported network.
         windows_h = (height + window_h - 1) // window_h
         windows_w = (width + window_w - 1) // window_w
-        # Zeros go on both sides, and take part in attention: the published weights were trained so.
+        # Zeros on both sides take part in attention: the published weights were trained like this.
         pad_h, pad_w = windows_h * window_h - height, windows_w * window_w - width
         top, left = pad_h // 2, pad_w // 2
         x = F.pad(x, (left, pad_w - left, top, pad_h - top))

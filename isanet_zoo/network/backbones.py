@@ -70,7 +70,7 @@ VARIANTS = {
 
 
 def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
-    """Return a timm encoder that gives its last two feature maps, both at stride 8.
+    """Return a timm encoder that returns its last two feature maps, both at stride 8.
 
     Args:
         name: any timm model that supports `features_only` and `output_stride=8`, or one of
@@ -108,7 +108,7 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
         ) from error
     if reductions := [stride for stride in strides(backbone) if stride != OUTPUT_STRIDE]:
         raise InputError(
-            f"timm's {name!r} gives a map at stride {reductions[0]}, not {OUTPUT_STRIDE}; "
+            f"timm's {name!r} returns a map at stride {reductions[0]}, not {OUTPUT_STRIDE}; "
             "take one whose strides can be dilated, such as 'resnet50c'"
         )
     assert isinstance(backbone, nn.Module)
@@ -156,9 +156,9 @@ def _find_cached(name: str) -> str | None:
 
 
 def _rebuild(backbone: Any, variant: Variant) -> nn.Module:
-    """Change a ResNet of timm's to what a variant says."""
+    """Change one of timm's ResNets to a variant, in place."""
     backbone.maxpool.ceil_mode = variant.ceil_pool
-    for stage in (backbone.layer3, backbone.layer4):  # those that stride 8 dilates
+    for stage in (backbone.layer3, backbone.layer4):  # dilated at stride 8
         if variant.full_dilation:
             dilation = stage[1].conv2.dilation
             stage[0].conv2.dilation = stage[0].conv2.padding = dilation
@@ -184,22 +184,24 @@ def widths(backbone: nn.Module) -> list[int]:
 
 
 def set_grad_checkpointing(backbone: Any, enable: bool) -> None:
-    """Let an encoder recompute its stages for gradients, or stop it.
+    """Enable or disable gradient checkpointing of an encoder.
 
     Raises:
-        InputError: timm's encoder cannot.
+        InputError: timm's encoder does not support it.
     """
     if not hasattr(backbone, "set_grad_checkpointing"):
-        raise InputError(f"timm's {type(backbone).__name__} cannot recompute its stages")
+        raise InputError(
+            f"timm's {type(backbone).__name__} does not support gradient checkpointing"
+        )
     for child in backbone.children():
-        # timm before 1.0.31 also recomputes a stem's lone activation, which fails in place.
+        # timm before 1.0.31 also recomputes the activation of a stem, which fails in place.
         if getattr(child, "inplace", False):
             child.inplace = False
     backbone.set_grad_checkpointing(enable)
 
 
 def first_convolution(backbone: nn.Module) -> str:
-    """Return the name of the parameter that sees the input."""
+    """Return the name of the weight of the first convolution."""
     return next(name for name, weight in backbone.named_parameters() if weight.ndim == 4)
 
 
@@ -210,7 +212,7 @@ def adapt_first_convolution(weight: Tensor, in_chans: int) -> Tensor:
 
 
 def synchronise_norms(network: nn.Module) -> nn.Module:
-    """Return a network whose batch norms, timm's own kinds too, see all processes' batches."""
+    """Return a network with synchronised batch norms, also in place of timm's."""
     synchronised: nn.Module = convert_sync_batchnorm(network)
     return synchronised
 
@@ -236,12 +238,20 @@ class _SamePadded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H/stride, W/stride)."""
-        taken = self.convolution
+        original = self.convolution
         pads = []
         for axis in (1, 0):  # width, then height: `F.pad` begins with the last
-            size, stride = x.shape[2 + axis], taken.stride[axis]
-            window = (taken.kernel_size[axis] - 1) * taken.dilation[axis] + 1
+            size, stride = x.shape[2 + axis], original.stride[axis]
+            window = (original.kernel_size[axis] - 1) * original.dilation[axis] + 1
             missing = (size + stride - 1) // stride * stride - size + window - stride
             pads += [missing // 2, missing - missing // 2]
         x = F.pad(x, pads)
-        return F.conv2d(x, taken.weight, taken.bias, taken.stride, 0, taken.dilation, taken.groups)
+        return F.conv2d(
+            x,
+            original.weight,
+            original.bias,
+            original.stride,
+            0,
+            original.dilation,
+            original.groups,
+        )

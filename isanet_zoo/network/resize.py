@@ -1,6 +1,6 @@
-"""The three ways in which the published families resize logits, all bilinear.
+"""The three bilinear rules by which the published families resize logits.
 
-They differ in where they put the samples of a map of n points that is resized to N::
+They differ in the position of output i in the input, for n points resized to N::
 
     half_pixel    (i + 0.5) · n / N - 0.5      torch's align_corners=False
     corners       i · (n - 1) / (N - 1)        torch's align_corners=True
@@ -19,13 +19,13 @@ from isanet_zoo.manifest.config import ResizeRule
 def resize(
     logits: Tensor, size: tuple[int, int], rule: ResizeRule, *, out: Tensor | None = None
 ) -> Tensor:
-    """Resize (B, K, h, w) to (B, K, *size) by one of the rules.
+    """Resize logits (B, K, h, w) to (B, K, *size).
 
     Args:
-        logits: what to resize.
-        size: (height, width).
-        rule: which.
-        out: where to write the result, for speed; only where no gradients are wanted.
+        logits: the input.
+        size: (height, width) of the output.
+        rule: the position of the samples.
+        out: memory for the output, which is faster; it excludes gradients.
     """
     if rule == "asymmetric":
         return _asymmetric(_asymmetric(logits, size[1], -1), size[0], -2)

@@ -1,4 +1,4 @@
-"""Interlaced attention against the paper's definition, written as a loop over positions."""
+"""Tests of interlaced attention against the paper's definition, a loop over positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from isanet_zoo.network.attention import InterlacedAttention, SelfAttention
 
 
 def randomise(module: nn.Module, seed: int) -> None:
-    """Give every parameter and running statistic a value that is neither zero nor one."""
+    """Set every parameter and running statistic to a value that is neither zero nor one."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
@@ -21,7 +21,7 @@ def randomise(module: nn.Module, seed: int) -> None:
 
 
 def attend_among(block: SelfAttention, maps: Tensor, group_of: list[list[int]]) -> Tensor:
-    """Let each position attend to those of its own group: one softmax per position."""
+    """Return attention of each position to those of its group: one softmax per position."""
     query, key, value = (part(maps).flatten(2) for part in (block.query, block.key, block.value))
     context = torch.zeros_like(value)  # (B, C, positions)
     for members in group_of:
@@ -29,9 +29,9 @@ def attend_among(block: SelfAttention, maps: Tensor, group_of: list[list[int]]) 
             scores = torch.stack(
                 [(query[:, :, position] * key[:, :, other]).sum(1) for other in members], 1
             )
-            shares = (scores / query.shape[1] ** 0.5).softmax(1)  # (B, members)
-            for share, other in zip(shares.unbind(1), members, strict=True):
-                context[:, :, position] += share[:, None] * value[:, :, other]
+            weights = (scores / query.shape[1] ** 0.5).softmax(1)  # (B, members)
+            for weight, other in zip(weights.unbind(1), members, strict=True):
+                context[:, :, position] += weight[:, None] * value[:, :, other]
     out: Tensor = block.project(context.reshape(maps.shape[0], -1, *maps.shape[2:]))
     return out
 
@@ -67,7 +67,7 @@ sizes = st.integers(1, 9)
     seed=st.integers(0, 999),
 )
 @settings(max_examples=25, deadline=None)
-def test_equals_a_loop_over_positions(
+def test_attention_equals_a_loop_over_positions(
     batch: int, height: int, width: int, partition: tuple[int, int], value_bias: bool, seed: int
 ) -> None:
     attention = InterlacedAttention(4, 3, partition=partition, value_bias=value_bias).eval()
@@ -79,8 +79,8 @@ def test_equals_a_loop_over_positions(
         )
 
 
-def test_every_position_reaches_every_other() -> None:
-    # Leaky, so that no path is cut off by an activation that happens to be zero.
+def test_attention_connects_every_position_with_every_other() -> None:
+    # Leaky, as an activation of zero would interrupt a path.
     attention = InterlacedAttention(2, 2, partition=(4, 4), activation="leaky_relu").eval()
     randomise(attention, 0)
     x = torch.randn(1, 2, 8, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -89,7 +89,7 @@ def test_every_position_reaches_every_other() -> None:
     assert (x.grad != 0).any(1).all()
 
 
-def test_one_exported_graph_serves_all_sizes() -> None:
+def test_exported_graph_supports_all_sizes() -> None:
     attention = InterlacedAttention(4, 3, partition=(8, 8)).eval()
     randomise(attention, 1)
     dynamic = {

@@ -1,4 +1,4 @@
-"""The other projects' encoders are timm's, but for what they are said to differ in."""
+"""Tests of timm's encoders, and of their variants in other projects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.hub.stand_in import Hub
 
 
 @pytest.mark.parametrize(("name", "timm"), [("resnet50_vd", "resnet50d")])
-def test_paddle_s_encoder_dilates_and_pools_otherwise(name: str, timm: str) -> None:
+def test_create_backbone_of_paddle_dilates_more_and_averages_less(name: str, timm: str) -> None:
     ours: Any = create_backbone(name)
     theirs: Any = create_backbone(timm)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -59,7 +59,7 @@ def test_create_backbone_without_imagenet_weights_in_timm_is_refused() -> None:
         create_backbone("resnet18_v1c", pretrained=True)
 
 
-def test_the_authors_encoder_keeps_a_partial_window() -> None:
+def test_create_backbone_of_the_authors_keeps_a_partial_window() -> None:
     with torch.device("meta"):
         images = torch.zeros(1, 3, 128, 160)
         sizes = [
@@ -70,17 +70,17 @@ def test_the_authors_encoder_keeps_a_partial_window() -> None:
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnetv2_b0"])
-def test_encoders_that_pad_as_tensorflow_does_stay_the_same(name: str) -> None:
+def test_replace_same_padding_computes_the_same(name: str) -> None:
     torch.manual_seed(0)
     network = create_backbone(name).eval()
     for size in ((64, 96), (61, 75), (50, 33)):
         images = torch.randn(1, 3, *size)
         with torch.no_grad():
             expected = network(images)
-            eased = copy.deepcopy(network)
-            replace_same_padding(eased)
-            assert str(eased) != str(network)
-            for one, other in zip(eased(images), expected, strict=True):
+            replaced = copy.deepcopy(network)
+            replace_same_padding(replaced)
+            assert str(replaced) != str(network)
+            for one, other in zip(replaced(images), expected, strict=True):
                 assert torch.equal(one, other)
 
 

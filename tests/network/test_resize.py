@@ -1,4 +1,4 @@
-"""The three rules of resizing against a loop over positions."""
+"""Tests of the three rules of resizing against a loop over positions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def naive(grid: np.ndarray, size: tuple[int, int], rule: ResizeRule) -> np.ndarr
             x = source(column, grid.shape[1], size[1], rule)
             for j in (math.floor(y), math.floor(y) + 1):
                 for i in (math.floor(x), math.floor(x) + 1):
-                    share = (1 - abs(y - j)) * (1 - abs(x - i))
+                    weight = (1 - abs(y - j)) * (1 - abs(x - i))
                     inside = min(j, grid.shape[0] - 1), min(i, grid.shape[1] - 1)
-                    out[row, column] += share * grid[inside]
+                    out[row, column] += weight * grid[inside]
     return out
 
 
@@ -42,7 +42,7 @@ def naive(grid: np.ndarray, size: tuple[int, int], rule: ResizeRule) -> np.ndarr
     seed=st.integers(0, 99),
 )
 @settings(max_examples=150, deadline=None)
-def test_each_rule_is_its_formula(
+def test_resize_by_each_rule_equals_its_formula(
     shape: tuple[int, int], size: tuple[int, int], rule: ResizeRule, seed: int
 ) -> None:
     grid = np.random.default_rng(seed).standard_normal(shape)
@@ -51,7 +51,7 @@ def test_each_rule_is_its_formula(
 
 
 @pytest.mark.parametrize("rule", ["half_pixel", "corners", "asymmetric"])
-def test_gradients_flow(rule: ResizeRule) -> None:
+def test_resize_by_each_rule_has_gradients(rule: ResizeRule) -> None:
     logits = torch.rand(1, 2, 3, 4, requires_grad=True)
     resize(logits, (6, 9), rule).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
