@@ -1,4 +1,4 @@
-"""Which picture is seen when: in every epoch once, the same after a stop and on any process."""
+"""Tests of the order of batches: a permutation per epoch, independent of stops and processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def recipe(batch_size: int, epochs: int = 3) -> Recipe:
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)
-def test_each_epoch_sees_each_picture_at_most_once_and_a_stop_changes_nothing(
+def test_each_epoch_has_each_image_at_most_once_and_restarts_keep_the_order(
     batch: int, more: int, epochs: int, seed: int, data: st.DataObject
 ) -> None:
     length = batch + more
@@ -58,7 +58,7 @@ def test_each_epoch_sees_each_picture_at_most_once_and_a_stop_changes_nothing(
     rest = EpochBatches(length, recipe(batch, epochs), seed=seed, start=start)
     assert list(rest) == keys[start:]
     assert len(rest) == len(keys) - start
-    batches.start = start  # as a resumed run does it
+    batches.start = start  # as in a resumed run
     assert list(batches) == keys[start:]
 
 
@@ -66,7 +66,7 @@ def orders(seed: int) -> list[tuple[int, ...]]:
     return [tuple(index for _, index in part) for part in EpochBatches(20, recipe(20), seed=seed)]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     all_orders = orders(0) + orders(1)
     assert len(set(all_orders)) == 6
     assert tuple(range(20)) not in all_orders
@@ -74,20 +74,20 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_each_batch(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+def test_batches_are_split_over_processes(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     alone = list(EpochBatches(14, recipe(6), seed=5))
     monkeypatch.setattr(distributed, "world_size", lambda: world)
-    shares = []
+    parts_of_ranks = []
     for rank in range(world):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(list(EpochBatches(14, recipe(6), seed=5)))
-    for whole, *parts in zip(alone, *shares, strict=True):
+        parts_of_ranks.append(list(EpochBatches(14, recipe(6), seed=5)))
+    for whole, *parts in zip(alone, *parts_of_ranks, strict=True):
         assert {len(part) for part in parts} == {6 // world}
         together = [key for part in parts for key in part]
         assert sorted(together) == sorted(whole)
 
 
-def test_batch_sizes_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="batch_size is 5, but there are 4 images"):
         EpochBatches(4, recipe(5))
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
@@ -96,7 +96,7 @@ def test_batch_sizes_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def views(folder: Path, seed: int) -> Augmented:
-    """Return random views of three pictures that are alike."""
+    """Return random views of three equal images."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     pairs = []
@@ -110,12 +110,12 @@ def views(folder: Path, seed: int) -> Augmented:
     return Augmented(dataset, augment, seed=seed)
 
 
-def test_a_view_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+def test_view_depends_on_seed_epoch_and_index_only(tmp_path: Path) -> None:
     first, second = views(tmp_path, 3), views(tmp_path, 3)
     assert len(first) == 3
     keys = [(epoch, index) for epoch in range(2) for index in range(3)]
     forwards = {key: first[key] for key in keys}
-    for key in reversed(keys):  # in another order, from another object, with other chance around
+    for key in reversed(keys):  # in another order, from another object
         np.random.default_rng().random()
         torch.rand(3)
         image, target = second[key]

@@ -1,4 +1,4 @@
-"""The metrics against the Cityscapes team's own evaluation, cityscapesScripts."""
+"""Tests of the metrics, compared with the official cityscapesScripts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LABELS = load_label_sets()["cityscapes"]
 
 @pytest.fixture(autouse=True)
 def _plain_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge classes only, in plain numbers, and write nothing."""
+    """Evaluate classes only, without colours in the output, and write nothing."""
     monkeypatch.setattr(official.args, "evalInstLevelScore", False)
     monkeypatch.setattr(official.args, "JSONOutput", False)
     monkeypatch.setattr(official.args, "quiet", True)
 
 
 def assert_scores(ours: Scores, confusion: NDArray[Any]) -> None:
-    """Compare with what the official functions make of a confusion matrix over all official ids."""
+    """Compare with the official scores of a confusion matrix over all official ids."""
     theirs = {
         name: official.getIouScoreForLabel(label, confusion, official.args)
         for name, label in zip(LABELS.names, LABELS.official_ids, strict=True)
@@ -43,18 +43,18 @@ def assert_scores(ours: Scores, confusion: NDArray[Any]) -> None:
     assert ours.miou == pytest.approx(average, nan_ok=True)
 
 
-def test_classes_and_ids_are_the_official_ones() -> None:
+def test_classes_and_ids_equal_the_official_ones() -> None:
     judged = [label for label in official.labels if not label.ignoreInEval]
     judged.sort(key=lambda label: label.trainId)
     assert LABELS.official_ids == tuple(label.id for label in judged)
-    # The names are sssegmentation's, which has no blanks in them.
+    # The names are those of sssegmentation, without blanks.
     assert LABELS.names == tuple(label.name.replace(" ", "_") for label in judged)
     assert LABELS.colours == tuple(label.color for label in judged)
 
 
 @given(seed=st.integers(0, 9999), kinds=st.integers(1, 19), void=st.sampled_from([0.0, 0.4, 1.0]))
 @settings(max_examples=25, deadline=None)
-def test_scores_of_random_maps_are_the_official_ones(seed: int, kinds: int, void: float) -> None:
+def test_scores_of_random_maps_equal_the_official_ones(seed: int, kinds: int, void: float) -> None:
     chance = np.random.default_rng(seed)
     confusion = official.generateMatrix(official.args)
     metrics = SegmentationMetrics(19, classes=LABELS.names)
@@ -74,24 +74,24 @@ def test_scores_of_random_maps_are_the_official_ones(seed: int, kinds: int, void
     assert math.isnan(scores.miou) == (void == 1)
 
 
-def test_a_data_set_s_scores_are_the_official_ones(tmp_path: Path) -> None:
+def test_scores_of_a_data_set_equal_the_official_ones(tmp_path: Path) -> None:
     predictor = Predictor(tiny.network(LABELS))
     chance = np.random.default_rng(1)
     for number, size in enumerate([(48, 64), (40, 56), (33, 70)]):
-        picture, _ = tiny.draw(chance, size)
+        image, _ = tiny.draw(chance, size)
         mask = chance.integers(0, 34, size).astype(np.uint8)
-        write("cityscapes", tmp_path, str(number), picture, mask)
+        write("cityscapes", tmp_path, str(number), image, mask)
     dataset = open_dataset("cityscapes", tmp_path, "val")
     confusion = official.generateMatrix(official.args)
-    for picture_path, mask_path in dataset.pairs:
-        segmentation = predictor(picture_path)
+    for image_path, mask_path in dataset.pairs:
+        segmentation = predictor(image_path)
         assert isinstance(segmentation, Segmentation)
-        with Image.open(mask_path) as image:  # some of the mask is right
-            mask = np.array(image)
+        with Image.open(mask_path) as opened:  # a part of the mask is correct
+            mask = np.array(opened)
         right = chance.random(mask.shape) < 0.5
         mask[right] = segmentation.official_ids()[right]
         Image.fromarray(mask).save(mask_path)
-        submission = tmp_path / "submission" / picture_path.name
+        submission = tmp_path / "submission" / image_path.name
         submission.parent.mkdir(exist_ok=True)
         Image.fromarray(segmentation.official_ids()).save(submission)
         official.evaluatePair(str(submission), str(mask_path), confusion, None, None, official.args)

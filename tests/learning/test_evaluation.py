@@ -1,4 +1,4 @@
-"""Evaluation against a loop written out by hand, and on data sets whose answer is known."""
+"""Tests of `evaluate`, compared with a loop, and on data sets whose scores are known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = [(48, 64), (41, 57), (64, 40), (48, 64), (33, 70)]
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """Pictures of several sizes."""
+    """Images of several sizes."""
     return tiny.dataset(tmp_path_factory.mktemp("data"), "val", sizes=SIZES)
 
 
@@ -40,13 +40,13 @@ def segment(predictor: Predictor, path: Path) -> Segmentation:
     return segmentation
 
 
-def count_by_hand(predictor: Predictor, pairs: Sequence[tuple[Path, Path]]) -> NDArray[Any]:
+def count_in_a_loop(predictor: Predictor, pairs: Sequence[tuple[Path, Path]]) -> NDArray[Any]:
     """Return the confusion matrix, (target, prediction)."""
     confusion = np.zeros((3, 3), np.int64)
-    for picture, mask in pairs:
-        found = segment(predictor, picture).labels
-        with Image.open(mask) as image:
-            wanted = np.array(image)
+    for image, mask in pairs:
+        found = segment(predictor, image).labels
+        with Image.open(mask) as opened:
+            wanted = np.array(opened)
         assert found.shape == wanted.shape
         counted = wanted != 255
         np.add.at(confusion, (wanted[counted], found[counted]), 1)
@@ -66,10 +66,10 @@ def assert_scores(scores: Scores, confusion: NDArray[Any]) -> None:
     assert scores.classes_evaluated == occurs.sum()
 
 
-def test_equals_a_loop_by_hand(dataset: SegmentationDataset) -> None:
+def test_scores_equal_those_of_a_loop(dataset: SegmentationDataset) -> None:
     model = tiny.network(dataset.label_set).train()
-    confusion = count_by_hand(Predictor(model), dataset.pairs)
-    assert (confusion.sum(0) > 0).sum() > 1  # the network does not just say the same everywhere
+    confusion = count_in_a_loop(Predictor(model), dataset.pairs)
+    assert (confusion.sum(0) > 0).sum() > 1  # the network predicts several classes
     scores = evaluate(model, dataset)
     assert_scores(scores, confusion)
     assert list(scores.iou) == list(tiny.CLASSES)
@@ -81,17 +81,17 @@ def test_equals_a_loop_by_hand(dataset: SegmentationDataset) -> None:
     [{"flip": True}, {"scales": (0.5, 1.5)}, {"tile": 32}, {"batch_size": 2}],
     ids=lambda options: next(iter(options)),
 )
-def test_a_predictor_s_options_are_used(
+def test_options_of_a_predictor_are_used(
     dataset: SegmentationDataset, options: dict[str, Any]
 ) -> None:
     model = tiny.network(dataset.label_set)
     predictor = Predictor(model, **options)
     scores = evaluate(predictor, dataset)
-    assert_scores(scores, count_by_hand(predictor, dataset.pairs))
+    assert_scores(scores, count_in_a_loop(predictor, dataset.pairs))
     assert (scores != evaluate(model, dataset)) == ("batch_size" not in options)
 
 
-def test_pictures_are_resized_as_the_network_was_tested_but_masks_are_not(
+def test_images_are_resized_by_the_preprocessing_and_masks_are_not(
     dataset: SegmentationDataset,
 ) -> None:
     model = tiny.network(dataset.label_set)
@@ -99,47 +99,74 @@ def test_pictures_are_resized_as_the_network_was_tested_but_masks_are_not(
     model.preprocess = replace(model.preprocess, resize=(96, 80))
     scores = evaluate(model, dataset)
     assert scores != plain
-    assert_scores(scores, count_by_hand(Predictor(model), dataset.pairs))
+    assert_scores(scores, count_in_a_loop(Predictor(model), dataset.pairs))
     assert evaluate(Predictor(model, resize=False), dataset) == plain
 
 
-def test_scores_of_each_picture_come_in_the_data_set_s_order(dataset: SegmentationDataset) -> None:
+def test_scores_of_images_are_in_the_data_set_s_order(dataset: SegmentationDataset) -> None:
     model = tiny.network(dataset.label_set)
     rows: list[tuple[Path, Scores]] = []
     done: list[tuple[int, int | None]] = []
     scores = evaluate(
-        Predictor(model, batch_size=3),  # which segments pictures of one size together
+        Predictor(model, batch_size=3),  # images of one size share a batch
         dataset,
         each=lambda path, scores: rows.append((path, scores)),
         progress=lambda *moment: done.append(moment),
     )
-    assert [path for path, _ in rows] == [picture for picture, _ in dataset.pairs]
-    for (_, of_picture), pair in zip(rows, dataset.pairs, strict=True):
-        assert_scores(of_picture, count_by_hand(Predictor(model), [pair]))
+    assert [path for path, _ in rows] == [image for image, _ in dataset.pairs]
+    for (_, of_image), pair in zip(rows, dataset.pairs, strict=True):
+        assert_scores(of_image, count_in_a_loop(Predictor(model), [pair]))
     assert done == [(number, len(SIZES)) for number in range(1, len(SIZES) + 1)]
     assert scores == evaluate(model, dataset)
 
 
-def test_classes_have_to_be_the_network_s(dataset: SegmentationDataset, tmp_path: Path) -> None:
+def test_data_set_of_other_classes_is_refused(dataset: SegmentationDataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"predicts the 4 classes of 4 classes, .* has the 3 of"):
         evaluate(tiny.network(LabelSet.generic(4)), dataset)
     other = replace(dataset.label_set, names=("box", "ground", "bar"))
     with pytest.raises(InputError, match="evaluate the model on its own data set"):
         evaluate(tiny.network(other), dataset)
-    # Of a network with generic names, only the number of classes is known.
-    known = evaluate(tiny.network(dataset.label_set), dataset)
-    assert evaluate(tiny.network(), dataset) == known
+    # For a network with generic names, only the number of classes is compared.
+    expected = evaluate(tiny.network(dataset.label_set), dataset)
+    assert evaluate(tiny.network(), dataset) == expected
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
     dataset = tiny.dataset(tmp_path / "data", sizes=[(48, 64)] * 2)
-    (tmp_path / "data" / "images" / "train" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "images" / "train" / "1.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"1\.png"):
         evaluate(tiny.network(dataset.label_set), dataset)
 
 
-# Data sets whose masks are what the network says, save where they have no class. Their layout, and
-# how many of the values that a mask can hold have a class:
+def test_all_masks_are_checked_before_the_first_image(tmp_path: Path) -> None:
+    dataset = tiny.dataset(tmp_path / "data", sizes=[(48, 64)] * 3)
+    for _, mask in dataset.pairs[1:]:
+        Image.fromarray(np.full((48, 64), 9, np.uint8)).save(mask)
+    model = tiny.network(dataset.label_set)
+    moments: list[tuple[int, int | None]] = []
+    with pytest.raises(InputError, match=r"2 of 3 pairs"):
+        evaluate(
+            model,
+            dataset,
+            progress=lambda *_: pytest.fail("an image was segmented"),
+            check_progress=lambda *moment: moments.append(moment),
+        )
+    assert moments[-1] == (3, 3)
+    done: list[tuple[int, int | None]] = []
+    with pytest.raises(InputError, match=r"^\S*1\.png contains 9"):
+        evaluate(model, dataset, check=False, progress=lambda *moment: done.append(moment))
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_masks_that_are_all_ignored_are_refused(tmp_path: Path, check: bool) -> None:
+    dataset = tiny.dataset(tmp_path / "data", sizes=[(48, 64)])
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(dataset.pairs[0][1])
+    with pytest.raises(InputError, match=r"every pixel of the .* is ignored"):
+        evaluate(tiny.network(dataset.label_set), dataset, check=check)
+
+
+# The masks of these data sets are the labels that the network predicts, but for pixels without a
+# class. Layout -> mask values without a class:
 VOID = {
     "ade20k": (0,),
     "cityscapes": (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30),
@@ -149,8 +176,8 @@ VOID = {
 }
 
 
-def write(layout: str, root: Path, name: str, picture: Any, mask: Any) -> None:
-    """Put a pair where the layout has it."""
+def write(layout: str, root: Path, name: str, image: Any, mask: Any) -> None:
+    """Write a pair in a layout."""
     image_path, mask_path = {
         "ade20k": (f"images/validation/{name}.jpg", f"annotations/validation/{name}.png"),
         "cityscapes": (
@@ -161,7 +188,7 @@ def write(layout: str, root: Path, name: str, picture: Any, mask: Any) -> None:
         "voc": (f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png"),
         "pascal_context": (f"JPEGImages/{name}.jpg", f"SegmentationClassContext/{name}.png"),
     }[layout]
-    for path, content in ((root / image_path, picture), (root / mask_path, mask)):
+    for path, content in ((root / image_path, image), (root / mask_path, mask)):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(content).save(path)
     lists = {"voc": "Segmentation", "pascal_context": "SegmentationContext"}
@@ -173,15 +200,15 @@ def write(layout: str, root: Path, name: str, picture: Any, mask: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", VOID)
-def test_pixels_without_a_class_do_not_count(layout: str, tmp_path: Path) -> None:
+def test_pixels_without_a_class_are_not_counted(layout: str, tmp_path: Path) -> None:
     labels = load_label_sets()[layout]
     predictor = Predictor(tiny.network(labels))
     chance = np.random.default_rng(0)
     wrong, counted = 0, 0
     for number, size in enumerate([(48, 64), (40, 56)]):
-        picture, _ = tiny.draw(chance, size)
+        image, _ = tiny.draw(chance, size)
         name = str(number)
-        write(layout, tmp_path, name, picture, np.zeros(size, np.uint8))
+        write(layout, tmp_path, name, image, np.zeros(size, np.uint8))
         found = segment(predictor, open_dataset(layout, tmp_path, "val").path(number))
         mask = found.official_ids()
         void = chance.random(size) < 0.5
@@ -189,7 +216,7 @@ def test_pixels_without_a_class_do_not_count(layout: str, tmp_path: Path) -> Non
         missed = ~void & (chance.random(size) < 0.25)
         mask[missed] = np.roll(labels.official_ids, 1)[found.labels[missed]]
         wrong, counted = wrong + missed.sum(), counted + (~void).sum()
-        write(layout, tmp_path / "again", name, picture, mask)
+        write(layout, tmp_path / "again", name, image, mask)
     scores = evaluate(predictor, open_dataset(layout, tmp_path / "again", "val"))
     assert scores.pixel_accuracy == 1 - wrong / counted
     assert list(scores.iou) == list(labels.names)

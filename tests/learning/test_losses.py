@@ -1,4 +1,4 @@
-"""The loss against upstream's figures, torch's own mean, and a loop over pixels."""
+"""Tests of the loss, compared with sssegmentation's values, torch's mean, and formulas."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(seed: int, *, ignored: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", GOLDEN["losses"])
-def test_losses_are_upstream_s(name: str) -> None:
+def test_losses_equal_those_of_sssegmentation(name: str) -> None:
     state = reference.fill(reference.upstream_shapes(name))
     model = create_model(name, aux_loss=True).eval()
     model.load_state_dict({SSSEG.ours(key): value for key, value in state.items()})
@@ -52,23 +52,23 @@ def test_losses_are_upstream_s(name: str) -> None:
     aux = segmentation_loss(output.aux, target).item()
     assert total == pytest.approx(expected["loss_total"], abs=1e-4)
     assert main == pytest.approx(expected["loss_cls"], abs=1e-4)
-    assert 0.4 * aux == pytest.approx(expected["loss_aux"], abs=1e-4)  # the file has it weighed
+    assert 0.4 * aux == pytest.approx(expected["loss_aux"], abs=1e-4)
 
 
-@given(seed=st.integers(0, 9999), ignored=st.sampled_from([0.0, 0.3, 0.9]), weighed=st.booleans())
+@given(seed=st.integers(0, 9999), ignored=st.sampled_from([0.0, 0.3, 0.9]), weighted=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_equals_torch_s_weighted_mean(seed: int, ignored: float, weighed: bool) -> None:
+def test_loss_equals_torch_s_weighted_mean(seed: int, ignored: float, weighted: bool) -> None:
     logits, target, weights = noise(seed, ignored=ignored)
-    weight = weights if weighed else None
+    weight = weights if weighted else None
     loss = segmentation_loss(logits, target, class_weights=weight)
     torch.testing.assert_close(loss, F.cross_entropy(logits, target, weight, ignore_index=255))
     torch.testing.assert_close(
-        segmentation_loss(logits.bfloat16(), target),  # computed in single precision
+        segmentation_loss(logits.bfloat16(), target),  # computed in float32
         F.cross_entropy(logits.bfloat16().float(), target, ignore_index=255),
     )
 
 
-def test_auxiliary_loss_is_weighed() -> None:
+def test_auxiliary_loss_is_multiplied_by_its_weight() -> None:
     logits, target, weights = noise(0)
     other = noise(1)[0]
     output = ISANetOutput(logits, other)
@@ -79,13 +79,13 @@ def test_auxiliary_loss_is_weighed() -> None:
         torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("weighed", [False, True])
-def test_nothing_to_learn_costs_nothing(weighed: bool) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_without_counted_pixels_is_zero(weighted: bool) -> None:
     logits, _, weights = noise(0)
     logits.requires_grad_()
     target = torch.full((4, 6, 7), 255)
     loss = segmentation_loss(
-        ISANetOutput(logits, 2 * logits), target, class_weights=weights if weighed else None
+        ISANetOutput(logits, 2 * logits), target, class_weights=weights if weighted else None
     )
     assert loss.item() == 0
     loss.backward()  # type: ignore[no-untyped-call]
@@ -93,7 +93,7 @@ def test_nothing_to_learn_costs_nothing(weighed: bool) -> None:
     assert (logits.grad == 0).all()
 
 
-def test_the_ignored_id_is_an_option() -> None:
+def test_ignored_id_is_an_option() -> None:
     logits, target, weights = noise(0)
     other = torch.where(target == 255, 9, target)
     for weight in (None, weights):
@@ -103,12 +103,12 @@ def test_the_ignored_id_is_an_option() -> None:
         )
 
 
-@given(seed=st.integers(0, 9999), chunks=st.integers(1, 4), weighed=st.booleans())
+@given(seed=st.integers(0, 9999), chunks=st.integers(1, 4), weighted=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_parts_of_a_batch_sum_to_the_whole(seed: int, chunks: int, weighed: bool) -> None:
+def test_losses_of_chunks_add_up(seed: int, chunks: int, weighted: bool) -> None:
     logits, target, weights = noise(seed)
-    target[0] = 255  # a part in which nothing counts
-    weight = weights if weighed else None
+    target[0] = 255  # a chunk without counted pixels
+    weight = weights if weighted else None
     logits.requires_grad_()
     whole = segmentation_loss(logits, target, class_weights=weight)
     (gradient,) = torch.autograd.grad(whole, logits)
@@ -122,16 +122,16 @@ def test_parts_of_a_batch_sum_to_the_whole(seed: int, chunks: int, weighed: bool
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], gradient)
 
 
-def test_total_weight_is_the_sum_over_the_pixels_that_count() -> None:
+def test_total_weight_is_the_sum_over_counted_pixels() -> None:
     target = torch.tensor([[[0, 1, 1], [255, 2, 255]]])
     assert total_weight(target).item() == 4
     assert total_weight(target).dtype == torch.float32
     weights = torch.tensor([0.5, 2.0, 8.0])
     assert total_weight(target, weights).item() == 12.5
     assert total_weight(target, ignore_index=1).item() == 4
-    nothing = torch.full((1, 2, 2), 255)
+    ignored = torch.full((1, 2, 2), 255)
     for weight in (None, weights):
-        assert 0 < total_weight(nothing, weight).item() < 1e-3
+        assert 0 < total_weight(ignored, weight).item() < 1e-3
 
 
 @given(

@@ -1,4 +1,4 @@
-"""The metrics against upstream's figures, against torchmetrics, and against a loop over pixels."""
+"""Tests of the metrics, compared with chainercv's values and with torchmetrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.learning import tiny
 
 
 def random_maps(seed: int, num_classes: int, ignored: float) -> list[NDArray[np.int64]]:
-    """Return a prediction and a target, both (13, 17), of which a share is ignored."""
+    """Return a prediction and a target, both (13, 17), of which a fraction is ignored."""
     rng = np.random.default_rng(seed)
     prediction, target = rng.integers(0, num_classes, (2, 13, 17))
     target[rng.random(target.shape) < ignored] = 255
@@ -36,7 +36,7 @@ maps = st.builds(
 )
 
 
-def test_iou_of_each_class_is_upstream_s() -> None:
+def test_iou_of_each_class_equals_upstream_s() -> None:
     with np.load(reference.DATA / "golden" / "ssseg_eval_voc.npz") as pairs:
         metrics = SegmentationMetrics(21, ignore_index=-1)
         for number in range(3):
@@ -51,7 +51,7 @@ def test_iou_of_each_class_is_upstream_s() -> None:
 
 @given(pairs=st.lists(maps, min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_equals_torchmetrics(pairs: list[list[NDArray[np.int64]]]) -> None:
+def test_metrics_equal_torchmetrics(pairs: list[list[NDArray[np.int64]]]) -> None:
     options: dict[str, Any] = {"num_classes": 6, "ignore_index": 255, "average": "none"}
     jaccard = MulticlassJaccardIndex(**options)
     recall = MulticlassAccuracy(**options)
@@ -86,7 +86,7 @@ def test_equals_torchmetrics(pairs: list[list[NDArray[np.int64]]]) -> None:
 
 @given(first=maps, second=maps)
 @settings(max_examples=30, deadline=None)
-def test_merging_is_counting_together(
+def test_merged_counts_equal_counts_of_all_images(
     first: list[NDArray[np.int64]], second: list[NDArray[np.int64]]
 ) -> None:
     together, left, right = (SegmentationMetrics(6) for _ in range(3))
@@ -102,7 +102,7 @@ def test_merging_is_counting_together(
 def test_rows_are_targets_and_columns_predictions() -> None:
     metrics = SegmentationMetrics(3)
     prediction, target = np.array([2, 2, 1], np.uint8), np.array([0, 0, 255], np.uint8)
-    prediction.flags.writeable = False  # as Pillow's arrays are
+    prediction.flags.writeable = False  # like arrays of Pillow
     metrics.update(prediction, target)
     np.testing.assert_array_equal(metrics.confusion, [[0, 0, 2], [0, 0, 0], [0, 0, 0]])
 
@@ -136,7 +136,7 @@ def test_table_names_classes_and_how_many_miou_is_the_mean_of() -> None:
         (np.array([0]), torch.zeros(1), r"contain class ids, got torch\.float32"),
     ],
 )
-def test_maps_that_do_not_fit_are_refused_and_not_counted(
+def test_map_of_wrong_shape_type_or_ids_is_refused_and_not_counted(
     prediction: NDArray[np.int64], target: NDArray[np.int64], message: str
 ) -> None:
     metrics = SegmentationMetrics(3)
@@ -145,7 +145,7 @@ def test_maps_that_do_not_fit_are_refused_and_not_counted(
     assert not metrics.confusion.any()
 
 
-def test_names_have_to_fit() -> None:
+def test_wrong_number_of_names_is_refused() -> None:
     with pytest.raises(InputError, match="2 names for 3 classes"):
         SegmentationMetrics(3, classes=("sky", "road"))
     with pytest.raises(InputError, match="cannot merge"):
@@ -161,7 +161,7 @@ def count_on_one_process(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_all_processes_have_the_sum(tmp_path: Path) -> None:
+def test_all_reduce_adds_the_counts_of_all_processes(tmp_path: Path) -> None:
     tiny.run(count_on_one_process, str(tmp_path), processes=2)
     together = SegmentationMetrics(6)
     for rank in range(2):

@@ -1,4 +1,4 @@
-"""The schedule against upstream's figures, the optimiser's groups, the average against a loop."""
+"""Tests of schedule, optimizer and moving average, compared with upstream and with a loop."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def tiny() -> ISANet:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_rates_are_upstream_s(name: str) -> None:
+def test_learning_rates_equal_upstream_s(name: str) -> None:
     expected = GOLDEN[name]
     recipe, steps = get_weights(name).recipe, expected["max_iters"]
     assert recipe.min_lr == expected["min_lr"]
     assert recipe.epochs * expected["iters_per_epoch"] == steps
     assert expected["images_assumed"] // recipe.batch_size == expected["iters_per_epoch"]
     for step, rate in expected["lr_at_iter"].items():
-        share = poly(int(step), steps, power=recipe.power, floor=recipe.min_lr / recipe.lr)
-        assert recipe.lr * share == pytest.approx(rate, rel=0, abs=1e-12)
+        fraction = poly(int(step), steps, power=recipe.power, floor=recipe.min_lr / recipe.lr)
+        assert recipe.lr * fraction == pytest.approx(rate, rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_trainer_follows_them(name: str) -> None:
+def test_trainer_uses_upstream_s_learning_rates(name: str) -> None:
     expected = {int(step): rate for step, rate in GOLDEN[name]["lr_at_iter"].items()}
     trainer = Trainer(tiny(), get_weights(name).recipe, steps=GOLDEN[name]["max_iters"])
     images, target = torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
@@ -54,7 +54,7 @@ def test_trainer_follows_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_optimiser_is_upstream_s(name: str) -> None:
+def test_optimizer_equals_upstream_s(name: str) -> None:
     (expected,) = GOLDEN[name]["param_groups"]
     with torch.device("meta"):
         model = create_model(name, aux_loss=True)
@@ -72,23 +72,23 @@ def test_optimiser_is_upstream_s(name: str) -> None:
     floor=st.floats(0, 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_poly_falls_from_one_to_the_floor(steps: int, power: float, floor: float) -> None:
-    shares = [poly(step, steps, power=power, floor=floor) for step in range(steps)]
-    assert shares[0] == pytest.approx(1, abs=1e-12)
-    assert shares == sorted(shares, reverse=True)
-    assert min(shares) >= floor - 1e-12
+def test_poly_decreases_from_one_to_the_floor(steps: int, power: float, floor: float) -> None:
+    fractions = [poly(step, steps, power=power, floor=floor) for step in range(steps)]
+    assert fractions[0] == pytest.approx(1, abs=1e-12)
+    assert fractions == sorted(fractions, reverse=True)
+    assert min(fractions) >= floor - 1e-12
     if power:
         assert poly(steps, steps, power=power, floor=floor) == pytest.approx(floor, abs=1e-12)
     if power == 1:
         assert poly(1, steps, power=1, floor=0) == pytest.approx(1 - 1 / steps)
 
 
-def test_poly_stays_at_the_floor() -> None:
+def test_poly_stays_at_the_floor_after_the_last_step() -> None:
     assert poly(12, 10, floor=0.01) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_heads_learn_at_a_multiple(kind: Literal["sgd", "adamw"]) -> None:
+def test_heads_have_a_multiple_of_the_learning_rate(kind: Literal["sgd", "adamw"]) -> None:
     model = tiny()
     recipe = replace(RECIPE, optimizer=kind, lr=0.02, head_multiplier=5.0, momentum=0.8)
     optimizer = create_optimizer(model, recipe)
@@ -105,7 +105,7 @@ def test_heads_learn_at_a_multiple(kind: Literal["sgd", "adamw"]) -> None:
     assert type(optimizer) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[kind]
 
 
-def test_frozen_parameters_are_not_optimised() -> None:
+def test_frozen_parameters_are_not_optimized() -> None:
     model = tiny().freeze("backbone.conv1", "aux_head")
     optimizer = create_optimizer(model, RECIPE)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -118,7 +118,7 @@ def test_frozen_parameters_are_not_optimised() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.4, 0.999])
-def test_average_is_that_of_a_loop(decay: float) -> None:
+def test_moving_average_equals_a_loop(decay: float) -> None:
     model = tiny()
     average = moving_average(model, decay)
     torch.manual_seed(1)
@@ -130,11 +130,11 @@ def test_average_is_that_of_a_loop(decay: float) -> None:
             else:
                 tensor.fill_(100 * update + number)
         average.update_parameters(model)
-        # the first is taken as it is
-        share = min(decay, (1 + update) / (10 + update)) if update else 0.0
+        # the first update copies
+        kept = min(decay, (1 + update) / (10 + update)) if update else 0.0
         for key, tensor in model.state_dict().items():
             if update and tensor.is_floating_point():
-                expected[key] = share * expected[key] + (1 - share) * tensor.double()
+                expected[key] = kept * expected[key] + (1 - kept) * tensor.double()
             else:
                 expected[key] = tensor.clone().double()
     result = average.module.state_dict()
@@ -145,7 +145,7 @@ def test_average_is_that_of_a_loop(decay: float) -> None:
         torch.testing.assert_close(tensor.double(), expected[key], rtol=0, atol=1e-5, msg=key)
 
 
-def test_average_is_a_copy() -> None:
+def test_moving_average_is_a_copy() -> None:
     model = tiny()
     average = moving_average(model, 0.9)
     average.update_parameters(model)

@@ -1,4 +1,4 @@
-"""One step of training against the same step written out by hand."""
+"""Tests of one training step, compared with the same step written without `Trainer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from isanet_zoo import InputError, ISANet, Trainer
+from isanet_zoo import CheckpointError, InputError, ISANet, Trainer
 from tests.learning import tiny
 from tests.learning.tiny import RECIPE
 
@@ -29,7 +29,7 @@ def assert_close(
     torch.testing.assert_close(dict(left), dict(right), rtol=rtol, atol=atol)
 
 
-def test_steps_are_those_of_plain_sgd() -> None:
+def test_steps_equal_torch_s_sgd() -> None:
     model, twin = tiny.network(), tiny.network().train()
     twin.to(memory_format=torch.channels_last)
     trainer = Trainer(model, RECIPE, steps=3)
@@ -63,7 +63,7 @@ def test_steps_are_those_of_plain_sgd() -> None:
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.2, 1.0, 1.8])])
-def test_parts_of_a_batch_add_up_to_it(weights: Tensor | None) -> None:
+def test_gradients_do_not_depend_on_the_number_of_chunks(weights: Tensor | None) -> None:
     gradients, losses = [], []
     for accumulate in (1, 2, 3, 4):
         model = tiny.network().freeze_norm()
@@ -77,7 +77,7 @@ def test_parts_of_a_batch_add_up_to_it(weights: Tensor | None) -> None:
         assert_close(gradient, gradients[0])
 
 
-def test_frozen_parts_stay_as_they_are_and_all_others_learn() -> None:
+def test_frozen_parts_are_unchanged_and_all_others_are_trained() -> None:
     model = tiny.network()
     before = snapshot(model)
     frozen = ("backbone.layer1", "head.attention.long_range")
@@ -91,7 +91,7 @@ def test_frozen_parts_stay_as_they_are_and_all_others_learn() -> None:
         Trainer(tiny.network(), replace(RECIPE, frozen=("backbone.layer9",)), steps=9)
 
 
-def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
+def test_bfloat16_is_close_to_float32_and_keeps_float32_weights() -> None:
     models = [tiny.network(), tiny.network()]
     before = snapshot(models[0])
     low = replace(RECIPE, precision="bfloat16")
@@ -100,7 +100,7 @@ def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
     ]
     losses = [trainer.train_step(*tiny.batch()) for trainer in trainers]
     assert losses[0].dtype == torch.float32
-    assert losses[0] != losses[1]  # it did compute otherwise
+    assert losses[0] != losses[1]  # the arithmetic did differ
     torch.testing.assert_close(losses[0], losses[1], rtol=0.03, atol=0)
     name = "head.classifier.weight"
     small, full = (model.state_dict()[name] - before[name] for model in models)
@@ -108,27 +108,27 @@ def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
     assert F.cosine_similarity(small.flatten(), full.flatten(), dim=0) > 0.98
 
 
-def test_float16_learns_once_its_scale_fits() -> None:
+def test_float16_trains_after_its_scale_has_decreased() -> None:
     model = tiny.network()
     before = snapshot(model)
-    trainer = Trainer(model, replace(RECIPE, precision="float16"), steps=30)
-    losses = [trainer.train_step(*tiny.batch()) for _ in range(30)]
+    trainer = Trainer(model, replace(RECIPE, precision="float16"), steps=8)
+    losses = [trainer.train_step(*tiny.batch()) for _ in range(8)]
     assert losses[-1] < losses[0]
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert not torch.equal(model.head.classifier.weight, before["head.classifier.weight"])
 
 
-def test_steps_beyond_the_last_keep_the_last_learning_rate() -> None:
+def test_learning_rate_stays_at_its_minimum_after_the_last_step() -> None:
     trainer = Trainer(tiny.network(), RECIPE, steps=1)
     for _ in range(3):
         trainer.train_step(*tiny.batch())
         assert trainer.lr == pytest.approx(RECIPE.min_lr)
 
 
-def test_class_weights_weigh_the_loss() -> None:
+def test_class_weights_are_used_in_the_loss() -> None:
     weights = torch.tensor([0.1, 1.0, 1.9])
     images, target = tiny.batch()
-    target[target == 0] = 1  # so that the weights of those that occur have another mean than 1
+    target[target == 0] = 1  # the mean weight of the present classes is not 1
     model = tiny.network()
     out, aux = copy.deepcopy(model).train()(images)
     expected = F.cross_entropy(out, target, weights, ignore_index=255)
@@ -139,7 +139,7 @@ def test_class_weights_weigh_the_loss() -> None:
     torch.testing.assert_close(loss, expected.detach())
 
 
-def test_a_batch_without_any_class_changes_nothing_but_statistics() -> None:
+def test_batch_of_ignored_pixels_changes_running_statistics_only() -> None:
     model = tiny.network()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     images, target = tiny.batch()
@@ -148,7 +148,7 @@ def test_a_batch_without_any_class_changes_nothing_but_statistics() -> None:
     tiny.assert_same(dict(model.named_parameters()), before)
 
 
-def test_result_is_the_average_of_all_steps() -> None:
+def test_result_is_the_moving_average_of_the_steps() -> None:
     model = tiny.network()
     trainer = Trainer(model, replace(RECIPE, ema=0.3), steps=9)
     expected: dict[str, Tensor] = {}
@@ -180,7 +180,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_saved_trainer_goes_on_as_if_it_had_not_stopped(
+def test_restored_trainer_continues_identically(
     optimizer: Literal["sgd", "adamw"],
 ) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, lr=0.002, ema=0.9)
@@ -197,16 +197,16 @@ def test_a_saved_trainer_goes_on_as_if_it_had_not_stopped(
     assert theirs.step == ours.step == 4
 
 
-def test_dropout_depends_on_seed_and_step_alone_and_global_randomness_is_left_alone() -> None:
-    def losses(seed: int, world: int) -> list[float]:
+def test_dropout_depends_on_seed_and_step_and_not_on_the_global_generator() -> None:
+    def losses(seed: int, global_seed: int) -> list[float]:
         trainer = Trainer(tiny.network(dropout=0.5).freeze_norm(), frozen, steps=9, seed=seed)
-        torch.manual_seed(world)
+        torch.manual_seed(global_seed)
         before = torch.get_rng_state()
         losses = [float(trainer.train_step(*tiny.batch())) for _ in range(2)]
         assert torch.equal(torch.get_rng_state(), before)
         return losses
 
-    frozen = replace(RECIPE, lr=1e-12, min_lr=0.0)  # so that only dropout makes a difference
+    frozen = replace(RECIPE, lr=1e-12, min_lr=0.0)  # only dropout makes a difference
     first = losses(0, 1)
     assert first[0] != first[1]
     assert losses(0, 2) == first
@@ -216,15 +216,15 @@ def test_dropout_depends_on_seed_and_step_alone_and_global_randomness_is_left_al
 @given(
     steps=st.integers(1, 4),
     lr=st.floats(1e-4, 0.1),
-    share=st.floats(0, 1),
+    fraction=st.floats(0, 1),
     power=st.floats(0, 2),
     multiplier=st.floats(0.5, 10),
 )
 @settings(max_examples=10, deadline=None)
-def test_learning_rate_falls_as_the_recipe_says(
-    steps: int, lr: float, share: float, power: float, multiplier: float
+def test_learning_rate_follows_the_recipe_s_schedule(
+    steps: int, lr: float, fraction: float, power: float, multiplier: float
 ) -> None:
-    low = lr * share
+    low = lr * fraction
     recipe = replace(RECIPE, lr=lr, min_lr=low, power=power, head_multiplier=multiplier)
     trainer = Trainer(tiny.network().freeze("backbone.layer1"), recipe, steps=steps)
     images, target = (part[..., :16, :16] for part in tiny.batch(count=1))
@@ -235,3 +235,85 @@ def test_learning_rate_falls_as_the_recipe_says(
         rates = {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
         assert rates == pytest.approx({"backbone": expected, "heads": expected * multiplier})
     assert trainer.lr == pytest.approx((lr - low) * 0**power + low)
+
+
+# States and errors
+
+
+def test_state_is_a_flat_dict_of_tensors() -> None:
+    recipe = replace(RECIPE, optimizer="adamw", ema=0.5, precision="float16")
+    trainer = Trainer(tiny.network(), recipe, steps=4)
+    for _ in range(4):  # the first ones are skipped, until the scale has decreased
+        trainer.train_step(*tiny.batch())
+    state = trainer.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    assert {key.partition(".")[0] for key in state} == {
+        *("step", "model", "average", "optimizer", "scaler")
+    }
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_state_of_another_recipe_is_refused_and_changes_nothing(
+    optimizer: Literal["sgd", "adamw"],
+) -> None:
+    ours = Trainer(tiny.network(), replace(RECIPE, optimizer=optimizer), steps=4)
+    ours.train_step(*tiny.batch())
+    for change in (
+        {"optimizer": {"sgd": "adamw", "adamw": "sgd"}[optimizer]},
+        {"ema": 0.5},
+        {"precision": "float16"},
+        {"frozen": ("backbone.layer1",)},
+    ):
+        other = replace(RECIPE, **({"optimizer": optimizer} | change))
+        theirs = Trainer(tiny.network(seed=1), other, steps=4)
+        before = snapshot(theirs.model)
+        with pytest.raises(CheckpointError, match=r"my state"):
+            theirs.load_state_dict(ours.state_dict(), name="my state")
+        tiny.assert_same(snapshot(theirs.model), before)
+        assert theirs.step == 0
+        assert not theirs.optimizer.state
+
+
+def test_state_of_a_longer_run_is_refused() -> None:
+    ours, theirs = (Trainer(tiny.network(), RECIPE, steps=steps) for steps in (3, 1))
+    for _ in range(2):
+        ours.train_step(*tiny.batch())
+    with pytest.raises(CheckpointError, match="is of step 2; this run has 1 steps"):
+        theirs.load_state_dict(ours.state_dict())
+
+
+def test_single_value_per_channel_is_an_error_with_the_numbers() -> None:
+    trainer = Trainer(tiny.network(), replace(RECIPE, batch_size=2), steps=1, accumulate=2)
+    images, target = (part[..., :8, :8] for part in tiny.batch(count=2))
+    with pytest.raises(InputError, match=r"batch_size 2, crop \[48, 64\] and accumulate 2 leave"):
+        trainer.train_step(images, target)
+
+
+def test_layers_for_cpus_are_restored_by_finish() -> None:
+    model = tiny.network(backbone="test_efficientnet")
+    kinds = [type(module) for module in model.modules()]
+    trainer = Trainer(model, RECIPE, steps=1)
+    assert [type(module) for module in model.modules()] != kinds
+    trainer.train_step(*tiny.batch())
+    assert trainer.finish() is model
+    assert [type(module) for module in model.modules()] == kinds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"steps": 0}, "steps is 0"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"device": "gpu"}, "device 'gpu' is not available"),
+    ],
+)
+def test_option_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Trainer(tiny.network(), RECIPE, **({"steps": 1} | options))
+
+
+def test_aux_weight_without_an_auxiliary_head_is_refused() -> None:
+    model = ISANet("test_resnet", 3)
+    with pytest.raises(InputError, match=r"aux_weight is 0\.4, .* build it with aux_loss=True"):
+        Trainer(model, RECIPE, steps=1)

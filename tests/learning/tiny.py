@@ -1,4 +1,4 @@
-"""A data set, a recipe and a network that are small enough to train in a test."""
+"""Data set, recipe and network that are small enough to train in a test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isanet_zoo import HeadConfig, ISANet, LabelSet, Recipe, SegmentationDataset
 
 CLASSES = ("ground", "box", "bar")
 COLOURS = np.array(((190, 70, 60), (60, 180, 70), (70, 60, 200), (30, 30, 30)))
-CELL = 8  # shapes lie on the grid of the network's feature map, so that it can draw them
+CELL = 8  # shapes are aligned with the network's feature map
 
 RECIPE = Recipe(
     split="train",
@@ -49,7 +49,7 @@ RECIPE = Recipe(
 
 
 def draw(chance: np.random.Generator, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Return a picture, (H, W, 3) uint8, and its mask: a box and a bar, the left edge ignored."""
+    """Return an image, (H, W, 3) uint8, and its mask: a box and a bar, the left edge ignored."""
     cells = -(-size[0] // CELL), -(-size[1] // CELL)
     mask = np.zeros(cells, np.uint8)
     top, left = chance.integers(0, cells[0] - 3), chance.integers(1, cells[1] - 3)
@@ -88,13 +88,13 @@ def network(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = ISANet(backbone, len(labels), aux_loss=True, head=head, label_set=labels)
-        # As it starts, one class takes all.
+        # With the initial weights, one class wins everywhere.
         model.head.classifier.weight.normal_(0, 1)
     return model
 
 
 def batch(seed: int = 0, count: int = 4) -> tuple[Tensor, Tensor]:
-    """Return images, (B, 3, 48, 64), and targets in which unequal shares are ignored."""
+    """Return images, (B, 3, 48, 64), and targets in which unequal fractions are ignored."""
     chance = np.random.default_rng(seed)
     images = chance.normal(size=(count, 3, 48, 64)).astype(np.float32)
     target = chance.integers(0, len(CLASSES), (count, 48, 64))
@@ -105,14 +105,14 @@ def batch(seed: int = 0, count: int = 4) -> tuple[Tensor, Tensor]:
 
 def start(function: Callable[..., None], *args: object, processes: int) -> Any:
     """Start processes that call `function(rank, *args)`; join them with `.join()`."""
-    # A server that has imported everything forks them; it has made no threads that would be lost.
+    # They are forked by a server that has imported everything and started no threads.
     multiprocessing.set_forkserver_preload(["isanet_zoo.learning.run", "pytest"])
     launch: Any = torch.multiprocessing.start_processes  # type: ignore[attr-defined]
     return launch(function, args, nprocs=processes, join=False, start_method="forkserver")
 
 
 def run(function: Callable[..., None], *args: object, processes: int = 1) -> None:
-    """Call `function(rank, *args)` in processes of its own; raise what one of them raised."""
+    """Call `function(rank, *args)` in other processes; raise the error of one of them."""
     context = start(function, *args, processes=processes)
     while not context.join():
         pass
@@ -127,5 +127,5 @@ def join_group(rank: int, folder: str, processes: int = 2) -> None:
 
 
 def assert_same(left: Any, right: Any) -> None:
-    """Compare two state dicts to the last bit."""
+    """Assert that two state dicts are bit-identical."""
     torch.testing.assert_close(dict(left), dict(right), rtol=0, atol=0)
