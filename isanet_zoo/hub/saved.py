@@ -183,12 +183,16 @@ def _find(
     source: str | os.PathLike[str], revision: str | None, token: str | None, progress: bool
 ) -> tuple[Path, str, str]:
     """Return the folder of a saved model, its name in error messages, and its trust."""
+    try:
+        is_folder = bool(str(source)) and Path(source).is_dir()
+    except OSError as error:  # a name that is too long, or no permission
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
     if str(source).startswith(transfer.PREFIX):
         address = transfer.parse(str(source))
         if address.revision and revision:
             raise InputError(f"{source!r} and revision={revision!r} both name a revision; give one")
         address = transfer.Address(address.repo, address.revision or revision)
-    elif str(source) and Path(source).is_dir():
+    elif is_folder:
         if revision is not None:
             raise InputError(
                 f"{str(source)!r} is a folder, which has no revision {revision!r}; if the "

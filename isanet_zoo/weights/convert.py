@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from dataclasses import replace
@@ -98,7 +99,7 @@ def convert_checkpoint(
     if target.suffix != ".safetensors":
         raise InputError(f"{target} must end in .safetensors, to be recognised when it is loaded")
     check_target(target, is_ours=is_described, force=force)
-    if not force and source.exists() and target.exists() and target.samefile(source):
+    if not force and _is_same(source, target):
         raise InputError(
             f"{target} is the checkpoint itself; choose another name, or replace it with --force "
             "(in Python: force=True)"
@@ -114,6 +115,13 @@ def convert_checkpoint(
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
     return target
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Return True if both are paths of one file."""
+    with contextlib.suppress(OSError, ValueError):  # one does not exist, or cannot
+        return source.samefile(target)
+    return False
 
 
 def _halve(state: State, name: str) -> State:

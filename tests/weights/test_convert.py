@@ -58,6 +58,13 @@ def test_target_that_cannot_be_written_is_refused_before_reading(name: str, tmp_
         convert_checkpoint("any.pth", tmp_path / name, NAME)
 
 
+@pytest.mark.usefixtures("tiny_zoo")
+@pytest.mark.parametrize("source", ["a" * 300, "a\0b", "~nosuchuser/a.pth", "/dev/zero", ""])
+def test_source_that_is_no_file_is_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        convert_checkpoint(source, tmp_path / "x.safetensors", NAME)
+
+
 def test_file_of_another_program_is_replaced_with_force_alone(
     tiny_zoo: TinyZoo, tmp_path: Path
 ) -> None:
