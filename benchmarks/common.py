@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways take turns in one process; memory is measured in new ones."""
+"""Helpers of the benchmarks: alternating runs in one process, memory in separate ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    made.add_argument(
+        "--rounds", type=int, default=5, help="runs of each implementation (default: 5)"
+    )
     made.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -34,7 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Let ways take turns, once unmeasured; return each one's median seconds."""
+    """Run implementations alternately, once as a warm-up; return their median seconds."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -48,10 +50,10 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def extra_memory(run: Callable[[], object]) -> float:
-    """Return by how many MiB a run raises the peak: of the GPU if it uses one, or the process.
+    """Return the increase of peak memory by a run in MiB, of the GPU if there is one.
 
-    A second run, as the first one brings in code and caches. Of the process only on Linux, where
-    what was freed can be given back, and the peak be reset.
+    It is the second run, as the first one loads code and fills caches. Without a GPU, it is the
+    memory of the process, on Linux only, where the peak can be reset.
     """
     run()
     if torch.cuda.is_available():
@@ -68,7 +70,7 @@ def extra_memory(run: Callable[[], object]) -> float:
 
 
 def _status(name: str) -> float:
-    """Return a line of the kernel's account of this process, in MiB."""
+    """Return an entry of the status of this process, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 

@@ -234,24 +234,16 @@ class _SamePadded(nn.Module):
 
     def __init__(self, original: nn.Conv2d) -> None:
         super().__init__()
-        self.convolution = original
+        self.original = original
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H/stride, W/stride)."""
-        original = self.convolution
+        conv = self.original
         pads = []
         for axis in (1, 0):  # width, then height: `F.pad` begins with the last
-            size, stride = x.shape[2 + axis], original.stride[axis]
-            window = (original.kernel_size[axis] - 1) * original.dilation[axis] + 1
+            size, stride = x.shape[2 + axis], conv.stride[axis]
+            window = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
             missing = (size + stride - 1) // stride * stride - size + window - stride
             pads += [missing // 2, missing - missing // 2]
         x = F.pad(x, pads)
-        return F.conv2d(
-            x,
-            original.weight,
-            original.bias,
-            original.stride,
-            0,
-            original.dilation,
-            original.groups,
-        )
+        return F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
