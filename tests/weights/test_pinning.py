@@ -1,5 +1,3 @@
-"""Pinning: the manifest gets the facts of what the publisher serves, or stays as it is."""
-
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +20,7 @@ from isanet_zoo.weights.pinning import pin
 from tests.conftest import TinyZoo
 from tests.weights.server import Answer, Server, running
 
-OTHER = "0" * 64  # the hash of no file here
+OTHER = "0" * 64  # not the hash of any file in these tests
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_the_served_file_s_facts_are_written_and_nothing_else(
+def test_pin_writes_facts_of_the_served_file_and_nothing_else(
     tiny_zoo: TinyZoo, server: Server
 ) -> None:
     content = tiny_zoo.published.read_bytes()
@@ -81,7 +79,7 @@ def test_the_served_file_s_facts_are_written_and_nothing_else(
 
 
 @pytest.mark.parametrize("digits", [8, 64])
-def test_what_is_already_known_of_the_hash_may_be_confirmed(
+def test_pin_confirms_a_hash_that_the_manifest_has(
     tiny_zoo: TinyZoo, server: Server, digits: int
 ) -> None:
     content = tiny_zoo.published.read_bytes()
@@ -94,7 +92,7 @@ def test_what_is_already_known_of_the_hash_may_be_confirmed(
 @pytest.mark.parametrize(
     "known", [{"sha256": OTHER}, {"sha256_prefix": OTHER[:8]}, {"state_digest": OTHER}, {"size": 5}]
 )
-def test_a_contradiction_is_an_error_and_changes_nothing(
+def test_pin_that_contradicts_the_manifest_changes_nothing(
     tiny_zoo: TinyZoo, server: Server, known: dict[str, str | int]
 ) -> None:
     content = tiny_zoo.published.read_bytes()
@@ -106,7 +104,7 @@ def test_a_contradiction_is_an_error_and_changes_nothing(
     assert tiny_zoo.manifest.read_bytes() == before
 
 
-def test_only_the_publisher_is_asked_and_the_cache_stays_as_it_is(
+def test_pin_uses_the_publisher_and_leaves_the_cache_unchanged(
     tiny_zoo: TinyZoo, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = server.source(another_version(tiny_zoo))
@@ -124,7 +122,7 @@ def test_only_the_publisher_is_asked_and_the_cache_stays_as_it_is(
 
 
 @pytest.mark.parametrize("part", ["decoder.1.bias", "auxiliary_decoder"])
-def test_a_file_that_lacks_a_tensor_is_not_pinned(
+def test_pin_refuses_a_file_that_lacks_a_tensor(
     tiny_zoo: TinyZoo, server: Server, part: str
 ) -> None:
     partial = {key: value for key, value in tiny_zoo.state.items() if not key.startswith(part)}
@@ -135,7 +133,7 @@ def test_a_file_that_lacks_a_tensor_is_not_pinned(
     assert tiny_zoo.manifest.read_bytes() == before
 
 
-def test_offline_and_unknown_names_leave_the_manifest_alone(tiny_zoo: TinyZoo) -> None:
+def test_pin_offline_or_of_an_unknown_name_changes_nothing(tiny_zoo: TinyZoo) -> None:
     before = tiny_zoo.manifest.read_bytes()
     with pytest.raises(OfflineError):
         pin("isanet_tiny", tiny_zoo.manifest, progress=False)
@@ -146,7 +144,7 @@ def test_offline_and_unknown_names_leave_the_manifest_alone(tiny_zoo: TinyZoo) -
     assert tiny_zoo.manifest.read_bytes() == before
 
 
-def test_the_manifest_named_is_the_one_read_and_written(
+def test_pin_reads_and_writes_the_given_manifest(
     tiny_zoo: TinyZoo, server: Server, tmp_path: Path
 ) -> None:
     before = tiny_zoo.manifest.read_bytes()
@@ -160,7 +158,7 @@ def test_the_manifest_named_is_the_one_read_and_written(
     assert tiny_zoo.manifest.read_bytes() == before
 
 
-def test_a_manifest_that_was_read_before_is_read_anew(tiny_zoo: TinyZoo, server: Server) -> None:
+def test_pin_reads_a_manifest_again_that_was_read_before(tiny_zoo: TinyZoo, server: Server) -> None:
     source = server.source(tiny_zoo.published.read_bytes())
     load_manifest(tiny_zoo.manifest)
     write_entry(tiny_zoo, sources=[source.url])
@@ -168,7 +166,7 @@ def test_a_manifest_that_was_read_before_is_read_anew(tiny_zoo: TinyZoo, server:
     assert load_manifest(tiny_zoo.manifest)["isanet_tiny"].sha256 == digest(source.content)
 
 
-def test_after_pinning_only_the_pinned_file_is_accepted(tiny_zoo: TinyZoo, server: Server) -> None:
+def test_download_after_pin_accepts_the_pinned_file_only(tiny_zoo: TinyZoo, server: Server) -> None:
     source = server.source(tiny_zoo.published.read_bytes())
     write_entry(tiny_zoo, sources=[source.url])
     assert get_weights("isanet_tiny").trust == "unverified"
