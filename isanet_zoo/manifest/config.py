@@ -89,18 +89,16 @@ class Preprocess(Record):
         super().__post_init__()
         if (self.window is None) != (self.stride is None):
             raise InputError(f"window is {self.window}, stride {self.stride}; pass both or none")
-        tiles, pixels = 1, math.prod(self.largest_size)
-        for size, side, step in zip(
-            self.largest_size, self.window or (), self.stride or (), strict=False
-        ):
+        tile = self.window or self.largest_size
+        tiles = 1
+        for size, side, step in zip(self.largest_size, tile, self.stride or tile, strict=True):
             if not side / 4 <= step <= side:
                 raise InputError(
                     f"stride is {self.stride}; it must be from a quarter of the window "
                     f"{self.window} to all of it"
                 )
-            tiles *= math.ceil(max(size - side, 0) / step) + 1
-        if self.window:
-            pixels = tiles * math.prod(map(min, self.window, self.largest_size))
+            tiles *= math.ceil(max(size - side, 0) / (step or 1)) + 1
+        pixels = tiles * math.prod(map(min, tile, self.largest_size))
         if tiles > MOST_TILES or pixels > MOST_PIXELS:
             raise InputError(
                 f"images of {self.largest_size} pixels (resize {self.resize}, pad {self.pad}) need "
