@@ -1,20 +1,24 @@
-"""Damaged and hostile files by the thousand: each is read, or refused with one of our errors.
+"""Damaged and hostile files by the thousand: each is read, or refused with a `ZooError`.
 
     python benchmarks/fuzz.py images [--count 2000] [--seed 0] [--keep FOLDER] [--json]
+    python benchmarks/fuzz.py cards   (descriptions in weight files)
 
-Memory is limited; a case that takes more than a second is counted as slow. The same seed makes the
-same files. `--keep` writes the files of other outcomes.
+Memory is limited; a case that takes more than two seconds is counted as slow. The same seed makes
+the same files. `--keep` writes the files of other outcomes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
+import functools
 import io
 import json
 import random
 import resource
 import struct
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -25,12 +29,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from isanet_zoo import ISANet, create_model, get_weights, predict
 from isanet_zoo.errors import ZooError
 from isanet_zoo.imaging.formats import FORMATS
 from isanet_zoo.imaging.reading import read_image
+from isanet_zoo.imaging.segmentation import Segmentation
+from isanet_zoo.manifest.config import HeadConfig, Preprocess
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.weights import Metric
+from isanet_zoo.weights.saving import describe
+from isanet_zoo.weights.tensors import save_state
 
 MEMORY = 2 << 30  # bytes beyond those in use at the start
-SLOW = 1.0  # seconds
+SLOW = 2.0  # seconds
+VALUES: list[Any] = [  # for any field of a description
+    *(None, True, False, 0, 1, -1, 2, 5, 31, 32, 33, 64, 255, 256, 1000, 2048, 4096, 8192),
+    *(10**9, -(10**9), 10**18, 10**30, 0.5, -0.0, 1e-30, 1e30, 1e308, float("nan"), float("inf")),
+    *("", " ", "a", "x" * 300, "a\x1b[2J", "a\nb", "\u202e", "\ud800", "#ffffff", "../../x"),
+    *("resnet50", "vit_base_patch16_224", "test_resnet.r160_in1k", "hf-hub:some/one"),
+    *([], {}, [1], [2, 2], [8, 8], [32, 32], [64, 64], [2048, 2048], [4096, 1024], [1, 4096]),
+    *([1, 1, 1], [0, 0, 0], [1e-3, 1, 1], [0.01, 0.01, 0.01], [1e4, 1e4, 1e4], [-999, 999, 0]),
+    *([[]], {"a": {"b": {}}}, ["a", "a"], ["a", "b"], ["<b>", "**b**"], [float("nan")] * 3),
+]
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
@@ -96,8 +116,86 @@ def image_cases(rng: random.Random) -> Iterator[bytes]:
         yield mutate(rng.choice(files), files, rng)
 
 
+@functools.cache
+def small_model() -> ISANet:
+    """Return a small network with a description of its own."""
+    head = HeadConfig(channels=16, key_channels=8, aux_channels=12)
+    labels = LabelSet("fruit", "Fruit", ("apple", "pear"), ("#ff0000", "#00ff00"), (1, 2))
+    return ISANet("test_resnet", 2, head=head, label_set=labels, preprocess=Preprocess((64, 48)))
+
+
+def paths(value: object, *above: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Yield the places in a JSON value, at any depth."""
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        yield (*above, key)
+        yield from paths(inner, *above, key)
+
+
+def plausible(rng: random.Random) -> dict[str, Any]:
+    """Return preprocessing whose numbers are each within their range; together they may not be."""
+
+    def pair(*sides: int) -> list[int]:
+        return [rng.choice(sides), rng.choice(sides)]
+
+    side = rng.choice((32, 48, 64, 256, 1000))
+    slides = rng.random() < 0.5
+    return {
+        "resize": rng.choice((None, pair(1, 8, 64, 500, 1200, 2236, 4096))),
+        "mean": [rng.choice((-1000, 0, 123.675, 1000))] * 3,
+        "std": [rng.choice((0.01, 1, 58.395, 10_000))] * 3,
+        "order": rng.choice(("rgb", "bgr")),
+        "pad": rng.choice((None, None, pair(1, 8, 64, 500, 1200, 2236, 4096))),
+        "window": [side, side] if slides else None,
+        "stride": [rng.choice((side, -(-side // 4)))] * 2 if slides else None,
+    }
+
+
+def card_cases(rng: random.Random) -> Iterator[bytes]:
+    """Yield changed descriptions without end: other values, keys or bytes."""
+    metric = Metric("mIoU", 51.5, "val", (1.0,), False, "whole", "somebody", None)
+    model = small_model()
+    recipe = get_weights("isanet_resnet50os8_voc").recipe
+    text = describe(model, dataset="Fruit", recipe=recipe, metrics=[metric]).text()
+    places = list(paths(json.loads(text)))
+    while True:
+        document = json.loads(text)
+        if rng.random() < 0.7:
+            document["preprocess"] = plausible(rng)
+            document["network"]["head"]["partition"] = rng.choices((1, 2, 8, 31, 32), k=2)
+        for place in rng.sample(places, rng.choice((0, 0, 1, 1, 2, 4))):
+            inner = document
+            with contextlib.suppress(LookupError, TypeError):  # an earlier change removed it
+                for key in place[:-1]:
+                    inner = inner[key]
+                inner[place[-1]] = rng.choice(VALUES)
+                if rng.random() < 0.1:
+                    del inner[place[-1]]
+        case = json.dumps(document).encode()
+        yield mutate(case, [case], rng) if rng.random() < 0.2 else case
+
+
+def predict_with(card: bytes) -> None:
+    """Load a weight file with this description and predict an image of 64 x 64 pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        state = dict(small_model().state_dict())
+        save_state(state, path, description=card.decode("utf-8", "replace"))
+        model = create_model("isanet_efficientnet_lite0os8_camvid", weights=path)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    result = predict(model, pixels, probabilities=True)
+    assert isinstance(result, Segmentation)
+    assert result.probabilities is not None
+    assert np.isfinite(result.probabilities).all()
+
+
 KINDS: dict[str, tuple[Callable[[random.Random], Iterator[bytes]], Callable[[bytes], object]]] = {
     "images": (image_cases, read_image),  # name -> cases, and how they are read
+    "cards": (card_cases, predict_with),
 }
 
 
