@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import gc
 import importlib
 import locale
@@ -26,7 +27,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import nn
 
-from isanet_zoo import Predictor, export_onnx
+from isanet_zoo import Predictor, evaluate, export_onnx, train
 from isanet_zoo.commands.main import main
 from tests.learning import tiny
 
@@ -96,6 +97,14 @@ def predict(folder: Path) -> None:
     predictor(np.zeros((50, 70, 3), np.uint8)).save(folder / "labels.png")  # type: ignore[union-attr]
 
 
+def learn(folder: Path) -> None:
+    dataset = tiny.dataset(folder / "data")
+    model = tiny.network(dataset.label_set, dropout=0.1)
+    recipe = dataclasses.replace(tiny.RECIPE, epochs=1)
+    train(model, dataset, recipe, folder / "run", validation=dataset)
+    evaluate(model, dataset)
+
+
 def export(folder: Path) -> None:
     calibrate = [np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)]
     export_onnx(
@@ -120,7 +129,7 @@ importlib.import_module("tqdm").tqdm.get_lock()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("use", [predict, export, commands])
+@pytest.mark.parametrize("use", [predict, learn, export, commands])
 def test_use_of_the_library_changes_nothing_global(
     use: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

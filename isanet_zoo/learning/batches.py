@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -96,6 +97,7 @@ def read_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
+        generator=torch.Generator(),  # the default would advance torch's global generator
     )
     try:
         for batch in loader:

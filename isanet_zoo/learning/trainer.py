@@ -156,7 +156,7 @@ class Trainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             # Dropout depends on seed, step and process alone.
             key = np.random.SeedSequence((self.seed, self.step, distributed.rank()))
-            torch.manual_seed(int(key.generate_state(1)[0]))
+            _seed(self.device, int(key.generate_state(1)[0]))
             for number, (chunk, chunk_target) in enumerate(chunks, 1):
                 with self._gradient_exchange(number == len(chunks)):
                     with torch.autocast(
@@ -281,3 +281,12 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {
         key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
     }
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators of the CPU and of a device; `torch.manual_seed` seeds all GPUs."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
