@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ UNREACHABLE = (
     "{repo}: could not reach the Hub at {endpoint} ({reason}); check HF_ENDPOINT if it is set, and "
     "try again"
 )
+UNUSABLE_CACHE = (
+    "{repo}: huggingface_hub's cache {cache} cannot be used ({reason}); check its owner, "
+    "permissions and free space, or name another folder in HF_HUB_CACHE"
+)
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS)
 DOWNLOAD = {  # error of huggingface_hub -> message; `UNREACHABLE` for all others
     "GatedRepoError": f"{{address}} is gated: request access on its page, then {SIGN_IN}",
     "RepositoryNotFoundError": "there is no repository {repo}, or it is private: check the name; "
@@ -186,27 +192,38 @@ class _Silent(tqdm):
 
 @contextlib.contextmanager
 def _translated(address: Address, messages: Mapping[str, str]) -> Iterator[None]:
-    """Convert errors of the Hub to `UploadError`, or to `DownloadError` with `DOWNLOAD`."""
+    """Convert errors of huggingface_hub with the table `DOWNLOAD` or `UPLOAD`."""
     try:
         yield
     except ZooError:
         raise
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
-        cause: BaseException = error
-        if isinstance(error, errors.LocalEntryNotFoundError):  # for any reason
-            cause = errors.OfflineModeIsEnabled() if offline() else error.__cause__ or error
-        names = [kind.__name__ for kind in type(cause).__mro__]
-        text = next((messages[name] for name in names if name in messages), UNREACHABLE)
-        if messages is UPLOAD and _status(cause) in (401, 403, 404):
-            text = DENIED
-        reasons = [cause, *filter(None, [cause.__cause__ if text == FAILED else None])]
-        reason = connection_error(cause) or ": ".join(map(_first_line, reasons))
-        names_of = {"address": address, "repo": address.repo, "endpoint": constants.ENDPOINT}
-        message = text.format(reason=reason, **names_of)
-        if messages is UPLOAD:
-            raise UploadError(message) from error
-        kind = OfflineError if "OfflineModeIsEnabled" in names else DownloadError
-        raise kind(message) from error
+        raise _translate(error, address, messages) from error
+
+
+def _translate(error: BaseException, address: Address, messages: Mapping[str, str]) -> ZooError:
+    """Return the `UploadError`, `DownloadError` or `OfflineError` for an error."""
+    if isinstance(error, errors.LocalEntryNotFoundError):  # for any reason
+        error = errors.OfflineModeIsEnabled() if offline() else error.__cause__ or error
+    names = [kind.__name__ for kind in type(error).__mro__]
+    text = next((messages[name] for name in names if name in messages), UNREACHABLE)
+    if messages is UPLOAD and _status(error) in (401, 403, 404):
+        text = DENIED
+    elif getattr(error, "errno", None) in DISK_ERRORS:
+        text = UNUSABLE_CACHE
+    reason = connection_error(error) or _first_line(error)
+    if text == FAILED and error.__cause__:
+        reason = f"{reason} ({_first_line(error.__cause__)})"
+    message = text.format(
+        reason=reason,
+        address=address,
+        repo=address.repo,
+        endpoint=constants.ENDPOINT,
+        cache=constants.HF_HUB_CACHE,
+    )
+    if messages is UPLOAD:
+        return UploadError(message)
+    return (OfflineError if "OfflineModeIsEnabled" in names else DownloadError)(message)
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -220,6 +221,18 @@ def test_unreachable_hub_is_one_error_that_names_it(
         UploadError, match=rf"could not reach the Hub at {url} \(the connection was refused"
     ):
         random_model().push_to_hub(REPO)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+def test_unusable_cache_of_the_hub_is_one_error_that_names_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), "/home/other/hub")
+
+    monkeypatch.setattr(transfer, "snapshot_download", refuse)
+    with pytest.raises(DownloadError, match=rf"cannot be used .*{os.strerror(code)}.*HF_HUB_CACHE"):
+        ISANet.from_pretrained(REPO)
 
 
 def test_offline_mode_uses_the_cache_or_names_the_ways_out(
