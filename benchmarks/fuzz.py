@@ -2,6 +2,7 @@
 
     python benchmarks/fuzz.py images [--count 2000] [--seed 0] [--keep FOLDER] [--json]
     python benchmarks/fuzz.py cards   (descriptions in weight files)
+    python benchmarks/fuzz.py weights
 
 Memory is limited; a case that takes more than two seconds is counted as slow. The same seed makes
 the same files. `--keep` writes the files of other outcomes.
@@ -15,6 +16,7 @@ import faulthandler
 import functools
 import io
 import json
+import pickle
 import random
 import resource
 import struct
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
+import torch
 from PIL import Image
 
 from isanet_zoo import ISANet, create_model, get_weights, predict
@@ -37,8 +41,11 @@ from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.manifest.config import HeadConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.weights import Metric
+from isanet_zoo.weights.containers import open_weights
+from isanet_zoo.weights.layouts import LAYOUTS
 from isanet_zoo.weights.saving import describe
-from isanet_zoo.weights.tensors import save_state
+from isanet_zoo.weights.state_dicts import find_state
+from isanet_zoo.weights.tensors import check_values, save_state
 
 MEMORY = 2 << 30  # bytes beyond those in use at the start
 SLOW = 2.0  # seconds
@@ -193,9 +200,54 @@ def predict_with(card: bytes) -> None:
     assert np.isfinite(result.probabilities).all()
 
 
+def weight_files() -> list[bytes]:
+    """Return small weight files of all containers, with wrappers and other objects."""
+    state = {
+        "module.backbone_net.conv1.weight": torch.arange(24.0).reshape(2, 3, 2, 2),
+        "module.backbone_net.bn1.running_var": torch.ones(4).half(),
+        "module.backbone_net.bn1.num_batches_tracked": torch.tensor(3),
+    }
+    shared = torch.arange(20.0).reshape(4, 5)
+    views = {"head.attention.a": shared[1:, ::2], "head.attention.b": shared.t()}
+    extra = {"args": argparse.Namespace(lr=0.1, path=Path("a")), "epoch": 3, "best": np.float32(1)}
+    files = [safetensors.torch.save(state, {"format": "pt"})]
+    for content in (state, {"model": views, **extra}, {"model_ema": state, "model": state}):
+        for as_zip, protocol in ((True, 2), (True, 4), (False, 2)):
+            buffer = io.BytesIO()
+            torch.save(
+                content,
+                buffer,
+                pickle_protocol=protocol,
+                _use_new_zipfile_serialization=as_zip,
+            )
+            files.append(buffer.getvalue())
+    arrays = {f"head.global_relation.{n}": np.full((3, 200, 60), n, np.uint8) for n in range(2)}
+    arrays["head.global_relation.f"] = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    files += [pickle.dumps(arrays, protocol) for protocol in (2, 4)]
+    return files
+
+
+def weight_cases(rng: random.Random) -> Iterator[bytes]:
+    """Yield damaged weight files without end."""
+    files = weight_files()
+    while True:
+        yield mutate(rng.choice(files), files, rng)
+
+
+def read_weights(content: bytes) -> None:
+    """Read the state dict in a weight file, and check its values."""
+    with tempfile.NamedTemporaryFile() as target:
+        target.write(content)
+        target.flush()
+        with open_weights(Path(target.name), "file") as file:
+            state = file.read(find_state(file, [layout.marker for layout in LAYOUTS]))
+    check_values(state, "file")
+
+
 KINDS: dict[str, tuple[Callable[[random.Random], Iterator[bytes]], Callable[[bytes], object]]] = {
     "images": (image_cases, read_image),  # name -> cases, and how they are read
     "cards": (card_cases, predict_with),
+    "weights": (weight_cases, read_weights),
 }
 
 
