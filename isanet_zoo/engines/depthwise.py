@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isanet_zoo.engines.blocks import keeps_size
+
 
 def speed_up_depthwise(network: nn.Module) -> int:
     """Make a network's depthwise convolutions `DepthwiseConv2d`, in place.
@@ -54,15 +56,9 @@ def restore_depthwise(network: nn.Module) -> int:
 
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
     """Return True if `DepthwiseConv2d` computes the same as a convolution."""
-    kernel, dilation = convolution.kernel_size[0], convolution.dilation[0]
-    return (
-        1 < convolution.groups == convolution.in_channels == convolution.out_channels
-        and convolution.stride == (1, 1)
-        and convolution.padding_mode == "zeros"
-        and convolution.kernel_size == (kernel, kernel)
-        and kernel % 2 == 1
-        and convolution.dilation == (dilation, dilation)
-        and convolution.padding == (dilation * (kernel // 2),) * 2
+    groups = convolution.groups
+    return 1 < groups == convolution.in_channels == convolution.out_channels and keeps_size(
+        convolution
     )
 
 

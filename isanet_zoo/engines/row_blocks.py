@@ -27,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isanet_zoo.engines.blocks import keeps_size
+
 # In bytes. Measured: row blocks are slower for smaller maps, and slightly faster for larger ones.
 LARGE = 2**26  # maps that are processed in row blocks
 ROW_BLOCK = 2**22  # rows of a narrow map
@@ -84,7 +86,7 @@ class Bottleneck(Residual):
         spatial: Any = layers[2]
         return (
             all(map(_is_pointwise, (layers[0], layers[4], *shortcut)))
-            and _keeps_size(spatial)
+            and keeps_size(spatial)
             and spatial.in_channels == spatial.out_channels < layers[4].out_channels
         )
 
@@ -220,18 +222,4 @@ def _is_pointwise(layer: nn.Module) -> bool:
         type(layer) is nn.Conv2d
         and layer.kernel_size == layer.stride == (1, 1)
         and layer.padding == (0, 0)
-    )
-
-
-def _keeps_size(layer: nn.Conv2d) -> bool:
-    """Return True if the output of a convolution has the size of its input, padded with zeros."""
-    reach = tuple(
-        dilation * (kernel // 2)
-        for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)
-    )
-    return (
-        layer.stride == (1, 1)
-        and layer.padding == reach
-        and layer.padding_mode == "zeros"
-        and all(kernel % 2 for kernel in layer.kernel_size)
     )
