@@ -78,7 +78,6 @@ def test_arrays_equal_numpy_s_and_own_their_memory(
         3,
         None,
     ],
-    ids=str,
 )
 def test_other_objects_are_not_found(content: object, tmp_path: Path) -> None:
     path = write(tmp_path / "x", {"a": content, "b": np.zeros(2, "f4")})
