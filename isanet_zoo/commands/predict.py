@@ -81,10 +81,8 @@ def _segment_all(
                     continue
                 done.append(_record(result))
                 if not options.json:
-                    with bar.external_write_mode():
-                        print(
-                            *(printable(file, 5000) for file in result.files), sep="\n", flush=True
-                        )
+                    files = "\n".join(printable(file, 5000) for file in result.files)
+                    bar.write(files, file=sys.stdout)
     finally:
         if options.json:
             print_json({"results": done, "errors": errors})

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.reading import ImageLike, read_image
-from isanet_zoo.imaging.writing import LOSSLESS, is_same_file, write_image
+from isanet_zoo.imaging.writing import is_same_file, write_image
 from isanet_zoo.manifest.labels import LabelSet
 
 
@@ -58,8 +58,7 @@ class Segmentation:
         Raises:
             UnknownModelError: there is no such class.
         """
-        mask: NDArray[np.bool_] = self.labels == self.label_set.index(which)
-        return mask
+        return np.equal(self.labels, self.label_set.index(which))
 
     def official_ids(self) -> NDArray[np.uint8]:
         """Return the label map in official ids (Cityscapes 7..33, ADE20K 1..150), (H, W)."""
@@ -112,18 +111,11 @@ class Segmentation:
         An existing file is replaced when the new one is complete.
 
         Raises:
-            InputError: the format would change ids, the file is the segmented image, or it cannot
-                be written.
+            InputError: the format is lossy, the file is the segmented image, or cannot be written.
         """
-        target = Path(path)
-        if target.suffix.lower() not in LOSSLESS:
-            raise InputError(
-                f"{target}: {target.suffix or 'a name without suffix'} would not keep class ids; "
-                f"use one of {', '.join(sorted(LOSSLESS))}"
-            )
-        if self.path is not None and is_same_file(target, self.path):
-            raise InputError(f"{target} is the segmented image; choose another name")
-        write_image(self.to_image(), target)
+        if self.path is not None and is_same_file(Path(path), self.path):
+            raise InputError(f"{path} is the segmented image; choose another name")
+        write_image(self.to_image(), Path(path))
 
     def _colours(self) -> NDArray[np.uint8]:
         table = np.zeros((256, 3), np.uint8)

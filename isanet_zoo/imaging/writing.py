@@ -18,17 +18,24 @@ def write_image(image: Image.Image, path: Path) -> None:
     """Write an image in the lossless format of the suffix; an existing file is replaced at once.
 
     Raises:
-        InputError: it cannot be written; an existing file is unchanged.
+        InputError: the format is not lossless, or the file cannot be written; an existing one is
+            unchanged.
     """
-    kind, text = LOSSLESS[path.suffix.lower()], PngImagePlugin.PngInfo()
+    name, kind = printable(path, 1000), LOSSLESS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{name}: {path.suffix or 'a name without suffix'} would not keep class ids; use one "
+            f"of {', '.join(sorted(LOSSLESS))}"
+        )
+    text = PngImagePlugin.PngInfo()
     text.add_text("Software", MARK)
     options = {"pnginfo": text} if kind == "PNG" else {}
     try:
         with atomic_write(path) as temporary:
             image.save(temporary, kind, **options)
-    except (OSError, ValueError) as error:  # no space, no permission, a name that is none
+    except (OSError, ValueError) as error:  # no space, no permission, no file name
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{printable(path, 1000)} cannot be written: {reason}") from error
+        raise InputError(f"{name} cannot be written: {reason}") from error
 
 
 def is_marked(path: Path) -> bool:

@@ -28,7 +28,7 @@ def plan(sources: Iterable[str], out: Path) -> dict[Path, tuple[Path, ...]]:
     images: dict[Path, None] = {}
     for source in sources:
         if not source:
-            raise InputError("a path is empty; give an image or a folder")
+            raise InputError("a path is empty; pass an image or a folder")
         if is_same_file(Path(source), out):
             raise InputError(f"{out} is the folder of the images; choose another one with --out")
         images |= dict.fromkeys([Path(source)] if is_single(source) else list_folder(Path(source)))
