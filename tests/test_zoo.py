@@ -255,6 +255,13 @@ def test_weights_file_of_another_class_count_loads(tiny: TinyZoo, tmp_path: Path
     ).load_report.fresh
 
 
+def test_weights_file_with_too_many_classes_is_refused(tiny: TinyZoo, tmp_path: Path) -> None:
+    state = tiny.state | {"decoder.1.weight": torch.zeros(5000, 16, 1, 1)}
+    torch.save({"model": state}, tmp_path / "own.pth")
+    with pytest.raises(CheckpointError, match=r"own\.pth: num_classes is 5000; it must be"):
+        create_model("isanet_tiny", weights=tmp_path / "own.pth")
+
+
 def test_weights_file_without_auxiliary_head_loads_without_it(
     tiny: TinyZoo, tmp_path: Path
 ) -> None:

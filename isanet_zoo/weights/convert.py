@@ -46,7 +46,10 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     known = families(weights)
     networks = {family: other.network for family, other in known.items()}
     networks["zoo"] = own.network if own else weights.network
-    checkpoint = load_checkpoint(path, networks)
+    try:
+        checkpoint = load_checkpoint(path, networks)
+    except InputError as error:  # its encoder is unknown, or it has too many classes
+        raise CheckpointError(f"{path}: {error}") from error
     network, family = checkpoint.network, checkpoint.layout.family
     closest = known.get(family, weights)
     aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)

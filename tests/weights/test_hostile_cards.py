@@ -22,15 +22,11 @@ def test_hostile_descriptions_are_refused_in_bounded_time_and_memory(tmp_path: P
     process = subprocess.run(program, capture_output=True, text=True, timeout=500, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     outcomes: dict[str, str] = json.loads(process.stdout)
-    refused = {
-        name
-        for name, outcome in outcomes.items()
-        if outcome.startswith(("CheckpointError: ", "InputError: "))
-    }
+    refused = {name for name in outcomes if outcomes[name].startswith("CheckpointError: ")}
     assert {name for name in outcomes if name.startswith("hostile")} <= refused
     others = {name: outcomes[name] for name in outcomes.keys() - refused}
     assert set(others.values()) == {"finite"}, others
-    assert len(others) > 20
+    assert len(others) > 15
     assert max(map(len, outcomes.values())) < 4100  # keys of another network are listed
     assert all(outcome.isprintable() for outcome in outcomes.values())
 
@@ -76,7 +72,7 @@ def test_description_within_its_ranges_predicts_finite_values_or_is_refused(
     text["network"]["head"]["partition"] = partition
     hostile_cards.rewrite(path, json.dumps(text))
     found = hostile_cards.outcome(path)
-    assert found == "finite" or found.startswith(("CheckpointError: ", "InputError: "))
+    assert found == "finite" or found.startswith("CheckpointError: ")
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -87,4 +83,4 @@ def test_description_with_any_value_in_a_field_predicts_or_is_refused(
     path, document = file
     hostile_cards.rewrite(path, json.dumps(hostile_cards.changed(document, address, value)))
     found = hostile_cards.outcome(path)
-    assert found == "finite" or found.startswith(("CheckpointError: ", "InputError: "))
+    assert found == "finite" or found.startswith("CheckpointError: ")
