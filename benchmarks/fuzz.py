@@ -125,7 +125,7 @@ def image_cases(rng: random.Random) -> Iterator[bytes]:
 
 @functools.cache
 def small_model() -> ISANet:
-    """Return a small network with a description of its own."""
+    """Return a small network whose label set is not a published one."""
     head = HeadConfig(channels=16, key_channels=8, aux_channels=12)
     labels = LabelSet("fruit", "Fruit", ("apple", "pear"), ("#ff0000", "#00ff00"), (1, 2))
     return ISANet("test_resnet", 2, head=head, label_set=labels, preprocess=Preprocess((64, 48)))

@@ -4,7 +4,7 @@
 >>> isanet_zoo.get_weights("isanet_resnet50os8_voc").num_classes
 21
 
-Importing the package imports neither torch nor timm: each name below is fetched on first use.
+Importing the package imports neither torch nor timm: each name below is imported on first use.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # next time, no detour
+    globals()[name] = value  # for the next access
     return value
 
 

@@ -1,13 +1,13 @@
-"""Exceptions that isanet_zoo raises.
+"""Exceptions of isanet_zoo.
 
 ::
 
     ZooError
     ├── UnknownModelError   (LookupError)   no such model, tag or class
-    ├── ManifestError       (ValueError)    the manifest is not what it should be
+    ├── ManifestError       (ValueError)    the manifest is missing or wrong
     ├── InputError          (ValueError)    an image, mask or option that cannot be used
-    ├── CheckpointError     (RuntimeError)  a file whose tensors are not the network's
-    ├── ExportError         (RuntimeError)  an exported file that is not what the network is
+    ├── CheckpointError     (RuntimeError)  a file that is unsafe, or does not fit the network
+    ├── ExportError         (RuntimeError)  an exported file with other results than its network
     ├── IntegrityError      (ValueError)    bytes that differ from the manifest or the cache
     ├── SourceError         (OSError)       one source did not return the file
     ├── DownloadError       (OSError)       no source did, or the cache cannot be used
@@ -59,7 +59,7 @@ class UnknownModelError(ZooError, LookupError):
 
 
 class ManifestError(ZooError, ValueError):
-    """`weights_manifest.json` is missing or wrong; the message says where in it."""
+    """`weights_manifest.json` is missing or wrong; the message names the place in it."""
 
 
 class InputError(ZooError, ValueError):
@@ -71,7 +71,7 @@ class CheckpointError(ZooError, RuntimeError):
 
 
 class ExportError(ZooError, RuntimeError):
-    """An exported file that does not compute what the network computes; it was not written."""
+    """An exported file whose results differ from the network's; it was not written."""
 
 
 class IntegrityError(ZooError, ValueError):

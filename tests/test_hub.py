@@ -1,4 +1,4 @@
-"""torch.hub finds the factories in a checkout, and nothing else."""
+"""torch.hub entry points of a checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(isanet_zoo.__file__).parents[1]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what torch.hub would download."""
+    """Return a copy of the files that torch.hub downloads and imports."""
     target = tmp_path / "checkout"
     shutil.copytree(ROOT / "isanet_zoo", target / "isanet_zoo")
     for name in ("hubconf.py", "weights_manifest.json"):
@@ -25,11 +25,11 @@ def checkout(tmp_path: Path) -> Path:
     return target
 
 
-def test_list_shows_the_factories_and_nothing_else(
+def test_list_returns_the_factories_only(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    # Where torch.hub keeps what it has downloaded, so that it need not.
+    # torch.hub's folder of downloads, so that nothing is downloaded.
     shutil.copytree(checkout, tmp_path / "hub" / "someone_isanet_zoo_main")
     names = torch.hub.list(  # type: ignore[no-untyped-call]
         "someone/isanet_zoo:main", skip_validation=True, trust_repo=True
@@ -37,7 +37,7 @@ def test_list_shows_the_factories_and_nothing_else(
     assert sorted(names) == sorted(n for n in isanet_zoo.__all__ if n.startswith("isanet_"))
 
 
-def test_load_works_where_the_package_is_not_installed(checkout: Path, tmp_path: Path) -> None:
+def test_load_without_the_package_installed(checkout: Path, tmp_path: Path) -> None:
     code = f"""
 import importlib.abc, importlib.machinery, sys, torch
 
@@ -57,8 +57,8 @@ except ModuleNotFoundError:
     model = torch.hub.load({str(checkout)!r}, name, source="local", num_classes=3)
 with torch.no_grad():
     print(tuple(model.eval()(torch.zeros(1, 3, 64, 64)).shape))
-picture = torch.zeros(3, 40, 50, dtype=torch.uint8)
-print(sys.modules["isanet_zoo"].predict(model, picture).labels.shape)
+image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+print(sys.modules["isanet_zoo"].predict(model, image).labels.shape)
 """
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -67,7 +67,7 @@ print(sys.modules["isanet_zoo"].predict(model, picture).labels.shape)
     assert result.stdout.splitlines() == ["(1, 3, 64, 64)", "(40, 50)"]
 
 
-def test_load_gives_the_factory_s_pretrained_network(
+def test_load_pretrained_equals_the_factory(
     checkout: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(mirror))

@@ -1,4 +1,4 @@
-"""The package's front door: its names, and what opening it costs."""
+"""Public names of the package, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(isanet_zoo.__file__).parents[1]
 
 
 def run_python(code: str, **environment: str) -> str:
-    """Run code in a fresh interpreter; return what it printed."""
+    """Run code in a new interpreter; return its output."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
@@ -29,7 +29,7 @@ def run_python(code: str, **environment: str) -> str:
     ).stdout
 
 
-def test_names_at_run_time_are_those_that_editors_see() -> None:
+def test_names_at_run_time_equal_those_for_editors() -> None:
     seen = {}
     for node in ast.walk(ast.parse(Path(isanet_zoo.__file__).read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isanet_zoo."):
@@ -42,17 +42,17 @@ def test_names_at_run_time_are_those_that_editors_see() -> None:
 
 
 @pytest.mark.parametrize("name", isanet_zoo.__all__)
-def test_each_name_is_there_and_documented(name: str) -> None:
+def test_name_can_be_imported_and_is_documented(name: str) -> None:
     assert name in dir(isanet_zoo)
     assert getattr(isanet_zoo, name).__doc__
 
 
 @pytest.mark.parametrize("name", ["create_model", "download", "list_models", "predict"])
-def test_annotations_can_be_resolved(name: str) -> None:
+def test_annotations_of_functions_resolve(name: str) -> None:
     assert "return" in typing.get_type_hints(getattr(isanet_zoo, name))
 
 
-def test_no_module_is_called_like_a_public_name() -> None:
+def test_module_names_differ_from_public_names() -> None:
     # Importing a submodule sets it as an attribute of the package, in place of a function.
     modules = {path.stem for path in Path(isanet_zoo.__file__).parent.iterdir()}
     assert not modules & set(isanet_zoo.__all__)
@@ -63,7 +63,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         isanet_zoo.isanet_resnet18  # noqa: B018
 
 
-def test_import_listing_and_records_need_no_torch() -> None:
+def test_listing_and_records_import_no_torch() -> None:
     code = (
         "import sys, json, isanet_zoo;"
         "isanet_zoo.list_models(); isanet_zoo.get_weights('isanet_resnet50os8_voc').trust;"
@@ -73,7 +73,7 @@ def test_import_listing_and_records_need_no_torch() -> None:
     assert json.loads(run_python(code)) == []
 
 
-def test_importing_everything_changes_no_global_state() -> None:
+def test_importing_all_names_changes_no_global_state() -> None:
     code = (
         "import logging, warnings, torch, timm, huggingface_hub, safetensors;"
         "look = lambda: (torch.get_num_threads(), torch.is_grad_enabled(),"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -15,27 +16,27 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `push`."""
     parser.add_argument("name", help="see `list`")
     parser.add_argument(
-        "repo", metavar="REPO", help="a repository of the Hugging Face hub: ORG/NAME"
+        "repo", metavar="REPO", help="a repository of the Hugging Face Hub: ORG/NAME"
     )
     add_weights(parser)
-    parser.add_argument("--private", action="store_true", help="make a repository that is private")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--licence", metavar="ID", help="of the weights, such as apache-2.0")
     add_dry_run(parser)
 
 
 def push_run(options: argparse.Namespace) -> int:
-    """Publish a model on the Hugging Face hub; print its repository and commit."""
+    """Publish a model on the Hugging Face Hub; print its repository and commit."""
     from isanet_zoo.hub.saved import write_folder
     from isanet_zoo.hub.transfer import PREFIX, Address
     from isanet_zoo.weights.saving import describe
     from isanet_zoo.zoo import create_model
 
     repo = Address(options.repo).repo
-    model = create_model(options.name, options.weights is None, weights=options.weights)
-    if model.load_report.unused:  # the auxiliary head, for whoever trains it further
-        model = create_model(
-            options.name, options.weights is None, weights=options.weights, aux_loss=True
-        )
+    pretrained = options.weights is None
+    load = functools.partial(create_model, options.name, pretrained, weights=options.weights)
+    model = load()
+    if model.load_report.unused:  # the auxiliary head, which is needed for fine-tuning
+        model = load(aux_loss=True)
     print_trust(options.name, model.load_report.trust)
     if options.dry_run:
         with tempfile.TemporaryDirectory() as folder:

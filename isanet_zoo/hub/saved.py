@@ -190,7 +190,7 @@ def _find(
     if str(source).startswith(transfer.PREFIX):
         address = transfer.parse(str(source))
         if address.revision and revision:
-            raise InputError(f"{source!r} and revision={revision!r} both name a revision; give one")
+            raise InputError(f"{source!r} and revision={revision!r} both name a revision; pass one")
         address = transfer.Address(address.repo, address.revision or revision)
     elif is_folder:
         if revision is not None:

@@ -42,7 +42,7 @@ class LabelSet(Record):
             if len(getattr(self, field)) != len(self.names):
                 raise InputError(
                     f"label set {self.name!r}: {len(self.names)} names but "
-                    f"{len(getattr(self, field))} entries in {field}; give one per class"
+                    f"{len(getattr(self, field))} entries in {field}; there must be one per class"
                 )
         ((twice, count),) = Counter(self.names).most_common(1)
         if count > 1:

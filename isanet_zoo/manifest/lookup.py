@@ -36,7 +36,7 @@ def load_manifest(path: Path | None = None) -> Mapping[str, Weights]:
     """Read a manifest into records by name, the default weights of each model first.
 
     Raises:
-        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+        ManifestError: it cannot be read, or an entry is wrong; the message names the place.
     """
     label_sets = load_label_sets(path)
     return {
@@ -50,7 +50,7 @@ def load_label_sets(path: Path | None = None) -> Mapping[str, LabelSet]:
     """Read a manifest's label sets, by the short name of their data set.
 
     Raises:
-        ManifestError: it cannot be read, or an entry is wrong; the message says where.
+        ManifestError: it cannot be read, or an entry is wrong; the message names the place.
     """
     return {
         name: records.read(LabelSet, {"name": name, **_keys(entry, f"label_sets.{name}")}, name)

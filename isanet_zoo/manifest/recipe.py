@@ -63,6 +63,8 @@ class Recipe(Record):
         for name in ("scale", "contrast", "saturation"):
             low, high = getattr(self, name)
             if low > high:
-                raise InputError(f"{name} is {(low, high)}; give two factors, the smaller first")
+                raise InputError(
+                    f"{name} is {(low, high)}; it must be two factors, the smaller first"
+                )
         if self.lr < self.min_lr:
             raise InputError(f"lr is {self.lr}; it must be at least min_lr, {self.min_lr}")

@@ -94,7 +94,7 @@ class Links(Record):
 
 @dataclass(frozen=True)
 class HubFile(Record):
-    """The converted twin of a published file, in a mirror on the Hugging Face Hub."""
+    """The converted copy of a published file, in a mirror on the Hugging Face Hub."""
 
     repo: Annotated[str, Text(200, 1)]
     revision: Annotated[str, Text(40, pattern="[0-9a-f]{40}", words="a commit")]
@@ -131,7 +131,7 @@ class Weights(Record):
     sha256_prefix: Annotated[str, Text(64, pattern="[0-9a-f]{8,64}", words="hex digits")] | None
     size: Bytes | None  # of the published file; None where it is not known
     state_digest: Sha256 | None  # of the tensors, see `tensors.state_digest`
-    hub: HubFile | None  # the converted twin, where it is mirrored
+    hub: HubFile | None  # the converted copy, where there is a mirror
     structure_digest: Sha256  # of the keys, types and shapes of all tensors
     parameters: Parameters
     metrics: tuple[Metric, ...]  # published figures
@@ -196,7 +196,7 @@ class Weights(Record):
             return "verified"
         try:
             return "pinned" if CacheEntry.of(self.name).record() else "unverified"
-        except OSError:  # the cache of another user, say
+        except OSError:  # such as the cache of another user
             return "unverified"
 
     @property
@@ -221,7 +221,7 @@ class Weights(Record):
     def log_terms(self) -> None:
         """Log the licence of weights that are not for commercial use, once per process.
 
-        The package has a notice of its own for the weights in it.
+        For the weights in this package, its notice has the terms.
         """
         if not self.commercial_use and not self.packaged:
             _log_once(f"{self.name}: no commercial use; licence: {self.licence.weights}")

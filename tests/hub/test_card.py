@@ -21,7 +21,7 @@ from isanet_zoo.weights.description import licence_id
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TinyZoo
 from tests.hub import stand_in as stand_in
-from tests.hub.test_saved import BUILT_IN, MEASURED, PICTURE, finetuned, random_model, read_config
+from tests.hub.test_saved import BUILT_IN, IMAGE, MEASURED, finetuned, random_model, read_config
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -34,15 +34,15 @@ def metadata(folder: Path) -> dict[str, Any]:
 def test_card_of_published_weights_has_the_reported_metrics(tmp_path: Path) -> None:
     create_model(BUILT_IN, pretrained=True).save_pretrained(tmp_path)
     weights = get_weights(BUILT_IN)
-    said = metadata(tmp_path)
-    assert said["library_name"] == "isanet_zoo"
-    assert said["pipeline_tag"] == "image-segmentation"
-    assert said["license"] == "cc-by-nc-4.0"
-    assert said["datasets"] == ["camvid"]
-    (index,) = said["model-index"]
-    found = {result["dataset"]["name"]: result["metrics"] for result in index["results"]}
-    assert found.keys() == {"CamVid test", "CamVid val"}
-    ((metric,), _) = found.values()
+    found = metadata(tmp_path)
+    assert found["library_name"] == "isanet_zoo"
+    assert found["pipeline_tag"] == "image-segmentation"
+    assert found["license"] == "cc-by-nc-4.0"
+    assert found["datasets"] == ["camvid"]
+    (index,) = found["model-index"]
+    results = {result["dataset"]["name"]: result["metrics"] for result in index["results"]}
+    assert results.keys() == {"CamVid test", "CamVid val"}
+    ((metric,), _) = results.values()
     assert (metric["value"], metric["verified"]) == (weights.miou, False)
     assert metric["args"]["reported_by"] == "isanet_zoo"
     text = (tmp_path / "README.md").read_text("utf-8")
@@ -57,8 +57,8 @@ def test_card_names_the_source_of_reported_metrics(
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
     model = create_model("isanet_tiny", pretrained=True)
     model.save_pretrained(tmp_path)
-    text, said = (tmp_path / "README.md").read_text("utf-8"), metadata(tmp_path)
-    (result,) = said["model-index"][0]["results"]
+    text, found = (tmp_path / "README.md").read_text("utf-8"), metadata(tmp_path)
+    (result,) = found["model-index"][0]["results"]
     config_url = tiny_zoo.weights.links.config
     assert result["source"] == {"name": "sssegmentation", "url": config_url}
     assert result["metrics"][0]["verified"] is False
@@ -141,7 +141,7 @@ def test_card_shows_use_preprocessing_and_every_class(tmp_path: Path) -> None:
 
 
 def test_code_of_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(PICTURE, tmp_path / "photo.jpg")
+    shutil.copy(IMAGE, tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     for name, in_chans in (("three", 3), ("four", 4)):
         random_model(in_chans).save_pretrained(name)

@@ -1,4 +1,4 @@
-"""Converted weights go to a mirror on the hub, which is then asked first, but not believed."""
+"""Mirrors of converted weights: upload, and downloads that prefer and check them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def publisher() -> Iterator[Server]:
 
 @pytest.fixture
 def pinned(hub: Hub, publisher: Server, tiny_zoo: TinyZoo) -> TinyZoo:
-    """A zoo of three weights of one model, pinned from their publisher, who then goes away."""
+    """Return a zoo of three weights of one model, pinned and cached."""
     document = json.loads(tiny_zoo.manifest.read_text("utf-8"))
     tags = document["models"]["isanet_tiny"]["weights"]
     for number, tag in enumerate(["ssseg", "second", "third"]):
@@ -77,7 +77,7 @@ def pinned(hub: Hub, publisher: Server, tiny_zoo: TinyZoo) -> TinyZoo:
 
 
 def forget(name: str) -> None:
-    """Empty the cache of some weights."""
+    """Delete the cached file of some weights."""
     entry = CacheEntry.of(name)
     entry.model.unlink()
     entry.side.unlink()
@@ -87,7 +87,7 @@ def requests(publisher: Server) -> int:
     return sum(len(source.seen) for source in publisher.sources.values())
 
 
-def test_three_weights_are_mirrored_and_come_from_there(
+def test_mirrored_weights_are_downloaded_from_the_mirror(
     hub: Hub, publisher: Server, pinned: TinyZoo
 ) -> None:
     before = {name: create_model(name, pretrained=True).state_dict() for name in NAMES}
@@ -108,7 +108,7 @@ def test_three_weights_are_mirrored_and_come_from_there(
     card = held["README.md"].decode("utf-8")
     assert all(get_weights(name).sources[0] in card for name in NAMES)
 
-    asked, seen = requests(publisher), len(hub.seen)
+    before_loading, seen = requests(publisher), len(hub.seen)
     for name in NAMES:
         forget(name)
         model = create_model(name, pretrained=True, progress=False)
@@ -119,11 +119,11 @@ def test_three_weights_are_mirrored_and_come_from_there(
         assert model.load_report.trust == "verified"
         assert verify(get_weights(name)) is None
         assert download(name) == CacheEntry.of(name).model
-    assert requests(publisher) == asked  # the publisher was not needed
+    assert requests(publisher) == before_loading
     assert len(hub.seen) > seen
 
 
-def test_a_wrong_byte_on_the_mirror_is_refused_and_the_publisher_asked(
+def test_wrong_byte_on_the_mirror_is_refused_for_the_publishers_file(
     hub: Hub, publisher: Server, pinned: TinyZoo
 ) -> None:
     mirror(NAMES[:1], REPO, pinned.manifest, progress=False)
@@ -133,9 +133,9 @@ def test_a_wrong_byte_on_the_mirror_is_refused_and_the_publisher_asked(
     content = bytearray(held["isanet_tiny/model.safetensors"])
     content[-2] ^= 1
     held["isanet_tiny/model.safetensors"] = bytes(content)
-    asked = requests(publisher)
+    earlier = requests(publisher)
     assert download(NAMES[0], progress=False).read_bytes() == expected
-    assert requests(publisher) == asked + 1
+    assert requests(publisher) == earlier + 1
     for source in publisher.sources.values():
         source.content = b"<html>gone</html>"
     forget(NAMES[0])
@@ -148,9 +148,7 @@ def test_a_wrong_byte_on_the_mirror_is_refused_and_the_publisher_asked(
     assert not CacheEntry.of(NAMES[0]).model.exists()
 
 
-def test_a_mirror_that_is_down_costs_nothing_but_time(
-    hub: Hub, publisher: Server, pinned: TinyZoo
-) -> None:
+def test_mirror_that_is_down_is_skipped(hub: Hub, publisher: Server, pinned: TinyZoo) -> None:
     mirror(NAMES[:1], REPO, pinned.manifest, progress=False)
     forget(NAMES[0])
     hub.broken = 404
@@ -160,7 +158,7 @@ def test_a_mirror_that_is_down_costs_nothing_but_time(
     assert record.source.startswith(f"http://127.0.0.1:{publisher.server_port}/")
 
 
-def test_one_more_keeps_what_is_there(hub: Hub, pinned: TinyZoo) -> None:
+def test_mirroring_more_weights_keeps_earlier_files(hub: Hub, pinned: TinyZoo) -> None:
     (first,) = mirror(NAMES[:1], REPO, pinned.manifest, progress=False)
     mirror(NAMES[1:2], REPO, pinned.manifest, progress=False)
     commit, held = hub.repositories[REPO].commits[-1]
@@ -186,20 +184,20 @@ def test_mirror_writes_only_the_field_hub(hub: Hub, pinned: TinyZoo) -> None:
     assert hub.seen
 
 
-def test_weights_that_are_not_pinned_are_not_mirrored(hub: Hub, tiny_zoo: TinyZoo) -> None:
+def test_weights_that_are_not_pinned_are_refused(hub: Hub, tiny_zoo: TinyZoo) -> None:
     with pytest.raises(InputError, match=r"is not pinned.*isanet-zoo pin isanet_tiny` first"):
         mirror(["isanet_tiny"], REPO, tiny_zoo.manifest, progress=False)
     assert hub.seen == []
 
 
-def test_built_in_weights_need_no_mirror(hub: Hub) -> None:
+def test_built_in_weights_are_refused(hub: Hub) -> None:
     name = "isanet_efficientnet_lite0os8_camvid"
     with pytest.raises(InputError, match="is part of this package"):
         mirror([name], REPO, lookup.manifest_path(), progress=False)
     assert hub.seen == []
 
 
-def test_a_refused_upload_leaves_the_manifest(
+def test_refused_upload_keeps_the_manifest(
     hub: Hub, pinned: TinyZoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = pinned.manifest.read_bytes()
@@ -210,7 +208,7 @@ def test_a_refused_upload_leaves_the_manifest(
     assert REPO not in hub.repositories
 
 
-def test_a_mirror_s_hash_needs_the_publisher_s(pinned: TinyZoo, hub: Hub) -> None:
+def test_hub_file_without_pinned_hashes_is_refused(pinned: TinyZoo, hub: Hub) -> None:
     mirror(NAMES[:1], REPO, pinned.manifest, progress=False)
     weights = get_weights(NAMES[0])
     unpinned: dict[str, Any] = {"sha256": None, "size": None, "state_digest": None}
@@ -225,11 +223,11 @@ def test_a_mirror_s_hash_needs_the_publisher_s(pinned: TinyZoo, hub: Hub) -> Non
     assert hub.seen
 
 
-def test_nothing_is_mirrored_yet() -> None:
+def test_manifest_has_no_mirrored_weights() -> None:
     assert {weights.hub for weights in load_manifest().values()} == {None}
 
 
-def test_command_mirrors_all_and_shows_what_it_would(
+def test_command_mirrors_all_and_lists_files_in_a_dry_run(
     hub: Hub, pinned: TinyZoo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = pinned.manifest.read_bytes()

@@ -29,7 +29,7 @@ from tests.conftest import TINY_NETWORK, TinyZoo
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 FILES = {"README.md", "config.json", "model.safetensors"}
-PICTURE = reference.DATA / "pictures" / "home.jpg"
+IMAGE = reference.DATA / "pictures" / "home.jpg"
 FRUIT = LabelSet(
     "fruit",
     "Fruit of a market",
@@ -91,7 +91,7 @@ def read_config(folder: Path) -> Description:
 
 
 def labels(model: ISANet) -> Segmentation:
-    result = predict(model, PICTURE)
+    result = predict(model, IMAGE)
     assert isinstance(result, Segmentation)
     return result
 

@@ -26,7 +26,10 @@ NAN = float("nan")
         ({"crop": (512, 1.5)}, r"crop\[1\] is 1\.5"),
         ({"crop": 320}, "crop is 320; it must be a list"),
         ({"base_size": (2048, -1)}, r"base_size\[1\] is -1"),
-        ({"scale": (2.0, 0.5)}, r"scale is \(2\.0, 0\.5\); give two factors, the smaller first"),
+        (
+            {"scale": (2.0, 0.5)},
+            r"scale is \(2\.0, 0\.5\); it must be two factors, the smaller first",
+        ),
         ({"contrast": (0.0, 1.0)}, r"contrast\[0\] is 0\.0; it must be a number from 0\.01 to 100"),
         ({"saturation": (NAN, 1.0)}, r"saturation\[0\] is nan"),
         ({"flip": 1.1}, r"flip is 1\.1; it must be a number from 0 to 1"),

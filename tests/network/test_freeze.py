@@ -24,7 +24,7 @@ def is_frozen(name: str) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in PARTS)
 
 
-def test_named_parts_stay_in_evaluation_mode() -> None:
+def test_freeze_keeps_parts_in_evaluation_mode() -> None:
     model = tiny().train()
     assert model.freeze(*PARTS) is model
     for mode in (True, False, True):
@@ -34,7 +34,7 @@ def test_named_parts_stay_in_evaluation_mode() -> None:
         model.train(not mode)
 
 
-def test_only_named_parts_stop_learning_and_names_stay() -> None:
+def test_freeze_stops_only_the_named_parts_and_keeps_keys() -> None:
     model = tiny().train()
     keys = list(model.state_dict())
     model.freeze(*PARTS)
@@ -51,14 +51,14 @@ def test_only_named_parts_stop_learning_and_names_stay() -> None:
     assert any(key.startswith("backbone.layer2.") for key in changed)
 
 
-def test_freezing_adds_up() -> None:
+def test_freeze_twice_freezes_both_parts() -> None:
     model = tiny()
     model.freeze("backbone.layer1").freeze("head.fuse").freeze().train()
     for name, module in model.named_modules():
         assert module.training != is_frozen(name), name
 
 
-def test_a_model_in_evaluation_mode_stays_there() -> None:
+def test_freeze_keeps_evaluation_mode() -> None:
     model = tiny().eval().freeze("backbone.layer1")
     assert not any(module.training for module in model.modules())
 
@@ -66,6 +66,6 @@ def test_a_model_in_evaluation_mode_stays_there() -> None:
 @pytest.mark.parametrize(
     "name", ["backbone.layer9", "neck", "head.classifier.weight", "aux_head.x"]
 )
-def test_unknown_parts_are_named(name: str) -> None:
+def test_freeze_unknown_part_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"cannot freeze {name}: "):
         tiny().freeze(name)
