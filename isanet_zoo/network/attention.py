@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,6 +101,8 @@ class InterlacedAttention(nn.Module):
         # `(n + p - 1) // p` and an unconditional pad: both stay symbolic in an exported network.
         windows_h = (height + window_h - 1) // window_h
         windows_w = (width + window_w - 1) // window_w
+        if _is_exporting():
+            windows_h, windows_w = _open_size(windows_h), _open_size(windows_w)
         # Zeros on both sides take part in attention: the published weights were trained like this.
         pad_h, pad_w = windows_h * window_h - height, windows_w * window_w - width
         top, left = pad_h // 2, pad_w // 2
@@ -118,3 +121,23 @@ class InterlacedAttention(nn.Module):
         x = x.reshape(batch, channels, windows_h * window_h, windows_w * window_w)
         # A negative pad crops. A slice would tie an exported graph to maps that need padding.
         return F.pad(x, (-left, left - pad_w, -top, top - pad_h))  # (B, C, h, w)
+
+
+def _is_exporting() -> bool:
+    """Return True while `torch.export` traces, but for an ONNX file, whose sizes are open anyway.
+
+    Versions of torch before 2.7 do not tell; there the result is False.
+    """
+    is_exporting = getattr(torch.compiler, "is_exporting", None)
+    return bool(is_exporting and is_exporting()) and not torch.onnx.is_in_onnx_export()
+
+
+def _open_size(size: int) -> int:
+    """Return a size that an exported program does not restrict.
+
+    Otherwise `torch.export` concludes from the traced input that there are several windows, and the
+    program refuses images of 64 pixels or less.
+    """
+    opened: int = torch.tensor(size, device="cpu").item()  # type: ignore[assignment]
+    torch._check(opened >= 1)
+    return opened

@@ -187,11 +187,13 @@ def test_export_with_an_error_of_torch_names_the_version(
 
 
 def test_torch_export_supports_dynamic_sizes() -> None:
-    """Unlike an ONNX file, a program of torch needs more than one window."""
+    """Of more than 8 pixels, down to a single window of attention."""
     model = small()
     axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (torch.randn(2, 3, 100, 140),), dynamic_shapes=(axes,))
-    for shape in ((1, 3, 97, 141), (3, 3, 65, 200), (1, 3, 128, 192), (2, 3, 300, 211)):
+    shapes = [(1, 97, 141), (3, 65, 200), (1, 128, 192), (2, 300, 211)]
+    for batch, *sides in [*shapes, (2, 64, 64), (1, 33, 65), (1, 16, 300), (3, 9, 20)]:
+        shape = (batch, 3, *sides)
         images = torch.randn(shape)
         torch.testing.assert_close(program.module()(images), model(images))
 

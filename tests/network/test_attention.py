@@ -100,6 +100,6 @@ def test_exported_graph_supports_all_sizes() -> None:
     program = torch.export.export(
         attention, (torch.randn(2, 4, 13, 18),), dynamic_shapes=(dynamic,)
     )
-    for shape in ((1, 4, 16, 16), (3, 4, 9, 31), (2, 4, 64, 86)):
+    for shape in ((1, 4, 16, 16), (3, 4, 9, 31), (2, 4, 64, 86), (1, 4, 8, 20), (2, 4, 3, 5)):
         x = torch.randn(shape)
         torch.testing.assert_close(program.module()(x), attention(x))
