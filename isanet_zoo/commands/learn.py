@@ -223,7 +223,7 @@ def _text(moment: RunProgress) -> str:
     """Return loss, learning rate and last mIoU for a progress bar."""
     text = f"loss {moment.loss:.3f}, lr {moment.lr:.2g}"
     if moment.last and moment.last.miou is not None:
-        text += f", mIoU {100 * moment.last.miou:.2f}"
+        text += f", mIoU {100 * moment.last.miou:.2f} ({moment.last.classes} classes)"
     return text
 
 

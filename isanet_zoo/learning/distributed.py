@@ -32,11 +32,12 @@ def process_group(device: str | torch.device) -> Iterator[None]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    with contextlib.ExitStack() as stack:
+        if device.type == "cuda":  # NCCL exchanges objects on the current device
+            stack.enter_context(torch.cuda.device(device))
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        stack.callback(distributed.destroy_process_group)
         yield
-    finally:
-        distributed.destroy_process_group()
 
 
 def gather(value: T) -> list[T]:

@@ -171,7 +171,7 @@ def _run(
             _check_state(images[:1], trainer, folder, lr)
             number = trainer.step // batches.per_epoch
             elapsed = round(seconds_before + seconds, 1)
-            epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None)
+            epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None, None)
             due = number % options.evaluate_every == 0 or number == recipe.epochs
             folder.save_state(trainer, epoch, due=validation is not None and due)
             _evaluate_and_save(trainer, folder)

@@ -210,7 +210,10 @@ class RunFolder:
                 )
             ]
             self.epochs[-1] = replace(
-                self.epochs[-1], miou=scores.miou, pixel_accuracy=scores.pixel_accuracy
+                self.epochs[-1],
+                miou=scores.miou,
+                pixel_accuracy=scores.pixel_accuracy,
+                classes=scores.classes_evaluated,
             )
         if distributed.rank() > 0:
             return

@@ -39,6 +39,7 @@ class Epoch(Record):
     seconds: float  # time since the start of the run, without pauses, when the epoch was trained
     miou: float | None  # of the validation images; None if they were not evaluated
     pixel_accuracy: float | None  # likewise
+    classes: int | None  # number of classes that `miou` is the mean of
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -17,15 +17,21 @@ from isanet_zoo.errors import CheckpointError, InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
 from isanet_zoo.learning.norms import synchronise, too_few_values
-from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
+from isanet_zoo.learning.optimizers import (
+    create_optimizer,
+    load_named_state,
+    moving_average,
+    named_specs,
+    named_state,
+    poly,
+)
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
-from isanet_zoo.weights.tensors import Spec, check, spec_of
+from isanet_zoo.weights.tensors import check, spec_of
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_SEED = 2**63 - 1
-FIELDS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}  # per parameter
 
 
 class Trainer:
@@ -120,20 +126,14 @@ class Trainer:
             The loss over the batches of all processes, a scalar on the device.
 
         Raises:
-            InputError: a batch norm sees a single value per channel.
+            InputError: a batch norm sees a single value per channel, or the memory is too small.
         """
-        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        target = target.to(self.device, non_blocking=True)
         self.network.train()
         for group, first in zip(self.optimizer.param_groups, self.first_lrs, strict=True):
             group["lr"] = first * self._decay()
         self.optimizer.zero_grad()
-        try:
+        with self._translated_errors():
             loss = self._backward(images, target)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise too_few_values(self.recipe, self.accumulate) from error
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.device.type == "cpu":
@@ -145,6 +145,8 @@ class Trainer:
 
     def _backward(self, images: Tensor, target: Tensor) -> Tensor:
         """Compute the gradients of a batch, chunk by chunk; return the loss."""
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        target = target.to(self.device, non_blocking=True)
         ignore_index = self.model.label_set.ignore_index
         # The mean over the pixels of all processes and chunks; DDP divides by the processes.
         total = total_weight(target, self.class_weights, ignore_index=ignore_index)
@@ -177,6 +179,26 @@ class Trainer:
                 loss += chunk_loss.detach()
         return loss
 
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Convert torch's errors of batches that are too small or too large to `InputError`."""
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise too_few_values(self.recipe, self.accumulate) from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
+                error
+            ):
+                raise
+            raise InputError(
+                f"{self.device} is out of memory with batch_size {self.recipe.batch_size}, crop "
+                f"{list(self.recipe.crop)} and accumulate {self.accumulate}; use a smaller batch "
+                "or crop, or more chunks (accumulate)"
+            ) from error
+
     def _gradient_exchange(self, last: bool) -> AbstractContextManager[None]:
         """Return a context in which DDP exchanges gradients only for the last chunk of a batch."""
         if last or not isinstance(self.network, DistributedDataParallel):
@@ -203,12 +225,12 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a later step depends on, as one flat dict of tensors."""
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        parts: dict[str, Mapping[str, Any]] = {"model": self.model.state_dict()}
+        parts: dict[str, Mapping[str, Any]] = {
+            "model": self.model.state_dict(),
+            "optimizer": named_state(self.optimizer, self.model),
+        }
         if self.average is not None:
             parts["average"] = self.average.state_dict()
-        for parameter, fields in self.optimizer.state.items():
-            parts[f"optimizer.{names[id(parameter)]}"] = fields
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             parts["scaler"] = {key: scaler[key] for key in ("scale", "_growth_tracker")}
@@ -230,7 +252,12 @@ class Trainer:
             CheckpointError: it belongs to another network, optimizer or recipe, or contains values
                 that are not finite; nothing is changed.
         """
-        check(dict(state), self._specs(state), name)
+        specs = {key: spec_of(tensor) for key, tensor in self.state_dict().items()}
+        specs = {key: spec for key, spec in specs.items() if not key.startswith("optimizer.")}
+        moments = _part(state, "optimizer")
+        of_moments = named_specs(self.optimizer, self.model, moments)
+        specs |= {f"optimizer.{key}": spec for key, spec in of_moments.items()}
+        check(dict(state), specs, name)
         step = int(state["step"])
         if not 0 <= step <= self.steps:
             raise CheckpointError(f"{name} is of step {step}; this run has {self.steps} steps")
@@ -238,41 +265,9 @@ class Trainer:
         self.model.load_state_dict(_part(state, "model"))
         if self.average is not None:
             self.average.load_state_dict(_part(state, "average"))
-        entries: dict[int, dict[str, Tensor]] = {}
-        for index, (parameter, _) in enumerate(self._trained()):
-            if fields := _part(state, f"optimizer.{parameter}"):
-                entries[index] = fields
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        load_named_state(self.optimizer, self.model, moments)
         scaler = {key: value.item() for key, value in _part(state, "scaler").items()}
         self.scaler.load_state_dict(self.scaler.state_dict() | scaler)
-
-    def _specs(self, state: Mapping[str, Tensor]) -> dict[str, Spec]:
-        """Return the type and shape of each tensor that `state` must contain."""
-        specs = {
-            key: spec_of(tensor)
-            for key, tensor in self.state_dict().items()
-            if not key.startswith("optimizer.")
-        }
-        with_momentum = self.recipe.optimizer != "sgd" or self.recipe.momentum
-        for name, parameter in self._trained():
-            fields = {
-                f"optimizer.{name}.{field}": Spec("float32", ())
-                if field == "step"
-                else spec_of(parameter)
-                for field in FIELDS[self.recipe.optimizer]
-                if with_momentum
-            }
-            if fields.keys() & state.keys():  # a parameter without gradients has none
-                specs |= fields
-        return specs
-
-    def _trained(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and values of the optimizer's parameters, in its order."""
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                yield names[id(parameter)], parameter
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -164,11 +164,14 @@ def test_fine_tuned_model_is_evaluated_and_predicts(
 
 def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:
     recipe = ("epochs=2", "batch_size=2", "crop=32", "optimizer=adamw", "ema=0.9")
-    assert train(recipe=recipe).status == 0
+    first = train(recipe=recipe)
+    assert first.status == 0
     log = tmp_path / "run" / "log.csv"
     rows = list(csv.DictReader(log.read_text().splitlines()))
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["miou"]) >= 0 for row in rows)
+    assert "mIoU" in first.err
+    assert "(5 classes)" in first.err
     assert "already contains a run" in train(recipe=recipe).errors[0]
     assert train("--resume", recipe=recipe).status == 0
     result = train("--resume", recipe=recipe[:-1])

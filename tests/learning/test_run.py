@@ -23,7 +23,7 @@ from isanet_zoo.weights.tensors import state_digest
 from tests.learning import tiny
 from tests.learning.tiny import RECIPE
 
-COLUMNS = ["epoch", "step", "loss", "lr", "seconds", "miou", "pixel_accuracy"]
+COLUMNS = ["epoch", "step", "loss", "lr", "seconds", "miou", "pixel_accuracy", "classes"]
 SHORT = replace(RECIPE, epochs=2, batch_size=2)
 
 
@@ -111,6 +111,7 @@ def test_files_and_progress_describe_the_run(tmp_path: Path) -> None:
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4"), ("3", "6")]
     assert [row["miou"] == "" for row in rows] == [True, False, False]
     assert [row["pixel_accuracy"] == "" for row in rows] == [True, False, False]
+    assert [row["classes"] for row in rows] == ["", "3", "3"]
     assert [float(row["lr"]) for row in rows] == pytest.approx(
         [(0.02 - 0.001) * (1 - step / 6) ** 0.9 + 0.001 for step in (2, 4, 6)]
     )

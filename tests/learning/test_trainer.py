@@ -289,6 +289,13 @@ def test_single_value_per_channel_is_an_error_with_the_numbers() -> None:
         trainer.train_step(images, target)
 
 
+def test_batch_beyond_the_memory_is_an_error_with_the_way_out() -> None:
+    trainer = Trainer(tiny.network(), RECIPE, steps=1)
+    images = torch.zeros(1).expand(1 << 20, 3, 4096, 4096)  # petabytes, once it is copied
+    with pytest.raises(InputError, match=r"out of memory with batch_size 4, .* more chunks"):
+        trainer.train_step(images, torch.zeros(1, dtype=torch.int64).expand(1 << 20, 4096, 4096))
+
+
 def test_layers_for_cpus_are_restored_by_finish() -> None:
     model = tiny.network(backbone="test_efficientnet")
     kinds = [type(module) for module in model.modules()]
