@@ -28,7 +28,7 @@ def render(description: Description, name: str) -> str:
         "model_card.md.jinja",
         license=description.licence,
         datasets=[_slug(description.dataset)] if _slug(description.dataset) else None,
-        model_name=name or "isanet",
+        model_name=printable(name) or "isanet",
         eval_results=_results(description) or None,
         values={"name": name, "notice": _notice(terms), **vars(description)},
     )
@@ -74,7 +74,7 @@ def _results(description: Description) -> list[Any]:
             task_type="image-segmentation",
             dataset_type=_slug(metric.split) or "unknown",
             dataset_name=metric.split,
-            metric_type="mean_iou" if metric.name == "mIoU" else _slug(metric.name),
+            metric_type="mean_iou" if metric.name == "mIoU" else _slug(metric.name) or "unknown",
             metric_name=metric.name,
             metric_value=metric.value,
             metric_args={

@@ -86,6 +86,8 @@ def save_pretrained(
     **facts: Unpack[ModelFacts],
 ) -> Path:
     """Write a network into a folder; see `ISANet.save_pretrained`."""
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InputError(f"folder is {folder!r}; it must be a path")
     target = Path(folder)
     for name, is_ours in WRITTEN.items():
         if (target / name).exists():
@@ -183,16 +185,16 @@ def _find(
     source: str | os.PathLike[str], revision: str | None, token: str | None, progress: bool
 ) -> tuple[Path, str, str]:
     """Return the folder of a saved model, its name in error messages, and its trust."""
-    try:
-        is_folder = bool(str(source)) and Path(source).is_dir()
-    except OSError as error:  # a name that is too long, or no permission
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"source is a {type(source).__name__}; it must be a folder or a repository"
+        )
     if str(source).startswith(transfer.PREFIX):
         address = transfer.parse(str(source))
         if address.revision and revision:
             raise InputError(f"{source!r} and revision={revision!r} both name a revision; pass one")
         address = transfer.Address(address.repo, address.revision or revision)
-    elif is_folder:
+    elif os.path.isdir(source):  # noqa: PTH112 - False for names that cannot be paths
         if revision is not None:
             raise InputError(
                 f"{str(source)!r} is a folder, which has no revision {revision!r}; if the "

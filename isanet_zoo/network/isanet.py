@@ -74,14 +74,12 @@ class ISANet(nn.Module):
         super().__init__()
         head = head or HeadConfig()
         self.config = NetworkConfig(backbone, num_classes, in_chans, head)
-        label_set = label_set or LabelSet.generic(num_classes)
-        if len(label_set) != num_classes:
-            raise InputError(
-                f"label set {label_set.name!r} has {len(label_set)} classes, the network "
-                f"{num_classes}; pass a label set of this size, or none"
-            )
-        self.label_set = label_set
+        self.label_set = label_set or LabelSet.generic(num_classes)
         self.preprocess = preprocess or Preprocess()
+        if not isinstance(self.label_set, LabelSet) or len(self.label_set) != num_classes:
+            raise InputError(f"label_set is not a LabelSet of {num_classes} classes")
+        if not isinstance(self.preprocess, Preprocess):
+            raise InputError(f"preprocess is a {type(preprocess).__name__}, not a Preprocess")
         self.weights: Weights | None = None
         self.load_report: Any = None
         self.origin: Any = None
@@ -157,13 +155,12 @@ class ISANet(nn.Module):
             folder: created if it does not exist. Files of an earlier save are replaced. Its
                 `model.safetensors` also loads alone, by ``create_model(name, weights=FILE)``.
             force: also replace files that this library did not write.
-            facts: `dataset`, `recipe`, `metrics` and `licence`, see `ModelFacts`. By default, those
-                of the loaded weights while these are unchanged, and their licence after that, too.
+            facts: `dataset`, `recipe`, `metrics` and `licence`, see `ModelFacts`; by default those
+                of the loaded weights, the licence also after these were changed.
 
         Raises:
             InputError: the folder cannot be written, or other files have these names.
-            CheckpointError: the network could not be loaded again: a part of it was exchanged, or
-                a parameter is not finite.
+            CheckpointError: the network could not be loaded again, such as with NaN in it.
         """
         from isanet_zoo.hub import saved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import shutil
@@ -21,7 +22,7 @@ from isanet_zoo.weights.description import licence_id
 from isanet_zoo.weights.tensors import state_digest
 from tests.conftest import TinyZoo
 from tests.hub import stand_in as stand_in
-from tests.hub.test_saved import BUILT_IN, IMAGE, MEASURED, finetuned, random_model, read_config
+from tests.hub.models import BUILT_IN, IMAGE, MEASURED, finetuned, random_model, read_config
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -209,9 +210,12 @@ def test_card_shows_hostile_text_as_it_is(tmp_path: Path) -> None:
     assert metadata(folder)["license"] == HOSTILE[0]
 
 
-def test_card_of_a_folder_with_control_characters_shows_them_escaped(tmp_path: Path) -> None:
-    folder = tmp_path / "a\x1b[2J\nb"
-    random_model().save_pretrained(folder)
-    text = (folder / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("name", ["a\x1b[2J\nb", "\udcff", '"); import os', "```", "---", "'\\"])
+def test_card_of_a_folder_with_a_hostile_name_shows_it_escaped(name: str, tmp_path: Path) -> None:
+    random_model().save_pretrained(tmp_path / name)
+    text = (tmp_path / name / "README.md").read_text("utf-8")
     assert "\x1b" not in text
-    assert "# a\\\\x1b" in text
+    assert isinstance(metadata(tmp_path / name), dict)
+    (code,) = re.findall(r"```python\n(.*?)\n```\n", text, re.DOTALL)
+    (loaded,) = re.findall(r"from_pretrained\((.*)\)", code)
+    assert ast.literal_eval(loaded) == name

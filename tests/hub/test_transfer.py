@@ -30,8 +30,8 @@ from isanet_zoo.hub import transfer
 from isanet_zoo.hub.transfer import Address
 from tests.conftest import TinyZoo
 from tests.hub import stand_in
+from tests.hub.models import BUILT_IN, FILES, MEASURED, assert_same, random_model
 from tests.hub.stand_in import OWNER, STRANGER, Hub
-from tests.hub.test_saved import BUILT_IN, FILES, MEASURED, assert_same, random_model
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 REPO = "someone/fruits"

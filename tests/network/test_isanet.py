@@ -188,7 +188,10 @@ def test_activation_reaches_every_layer_of_the_heads() -> None:
         ({"in_chans": 0}, "in_chans is 0"),
         ({"in_chans": 10**9}, "in_chans is 1000000000; it must be .* from 1 to 1024"),
         ({"backbone": None}, "backbone is None; it must be a string"),
-        ({"label_set": LabelSet.generic(4)}, "has 4 classes, the network 5"),
+        ({"label_set": LabelSet.generic(4)}, "label_set is not a LabelSet of 5 classes"),
+        ({"label_set": ["a", "b", "c", "d", "e"]}, "label_set is not a LabelSet of 5 classes"),
+        ({"preprocess": "imagenet"}, "preprocess is a str, not a Preprocess"),
+        ({"head": {"channels": 10**9}}, "head"),
     ],
 )
 def test_isanet_argument_out_of_range_is_refused(options: dict[str, object], message: str) -> None:
