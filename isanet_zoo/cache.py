@@ -151,7 +151,7 @@ class CacheEntry:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let one process at a time fill the entry.
+        """Exclude other processes from filling the entry.
 
         The lock only avoids duplicate downloads; entries are written atomically.
         """

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from isanet_zoo.errors import InputError, printable
 
-HEAD = 512  # bytes that tell a checkpoint from a web page
+HEAD = 512  # bytes that distinguish a checkpoint from a web page
 PART_PREFIX = ".isanet_zoo-"  # of the names of temporary files
 LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file belongs to no running process
 LONGEST_SUFFIX = 16  # of a temporary file; a longer one could exceed the limit for names

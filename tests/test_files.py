@@ -68,6 +68,13 @@ def test_open_regular_closes_the_descriptor_of_a_pipe_that_took_a_file_s_place(
     os.close(descriptor)
 
 
+def test_open_regular_does_not_open_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening some devices has an effect."""
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
+    with pytest.raises(OSError, match="not a regular file"):
+        files.open_regular("/dev/zero")
+
+
 def test_open_regular_reads_files_and_links_to_files(tmp_path: Path) -> None:
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"content")

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the values made from them."""
+"""Arguments of several commands, and the values made from them."""
 
 from __future__ import annotations
 

@@ -177,8 +177,8 @@ def upload(
                 f"{repo} exists and is public; nothing was written. Make it private in its "
                 "settings, use another name, or leave out private"
             )
-        # One commit, unlike `upload_folder`, which may make several: nobody downloads the config
-        # of one model with the tensors of another.
+        # One commit, unlike `upload_folder`, which may make several: no download combines the
+        # config of one model with the tensors of another.
         additions = [CommitOperationAdd(name, path) for name, path in files.items()]
         return api.create_commit(repo, additions, commit_message=message).oid
 

@@ -29,15 +29,15 @@ def difference(weights: Weights, sha256: str, size: int, digest: str | None = No
         Where they differ, or None.
     """
     copy = weights.hub if weights.hub and weights.hub.sha256 == sha256 else None
-    expected = sha256 if copy else weights.sha256 or weights.sha256_prefix or ""
+    digits = sha256 if copy else weights.sha256 or weights.sha256_prefix or ""
     facts = {
         "size": (size, copy.size if copy else weights.size),
-        "sha256": (sha256[: len(expected)], expected),
+        "sha256": (sha256[: len(digits)], digits),
         "state digest": (digest, weights.state_digest),
     }
-    for fact, (found, known) in facts.items():
-        if known and found not in (None, known):
-            return f"{weights.filename} has {fact} {found}, the manifest has {known}"
+    for fact, (found, expected) in facts.items():
+        if expected and found not in (None, expected):
+            return f"{weights.filename} has {fact} {found}, the manifest has {expected}"
     return None
 
 

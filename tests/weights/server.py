@@ -38,7 +38,7 @@ class Answer:
         body: serve this instead of the file.
         publish: replace the file by another version before the answer.
         cut: close the connection after so many bytes of the body.
-        lie: with `cut`, send a Content-Length that fits what is sent.
+        shrink: with `cut`, send a Content-Length that fits what is sent.
         stall: with `cut`, stop sending and leave the connection open.
         drip: seconds before each byte.
         drip_headers: with `drip`, send the headers so.
@@ -56,7 +56,7 @@ class Answer:
     body: bytes | None = None
     publish: bytes | None = None
     cut: int | None = None
-    lie: bool = False
+    shrink: bool = False
     stall: bool = False
     drip: float = 0.0
     drip_headers: bool = False
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.chunked:
             headers["Transfer-Encoding"] = "chunked"
         else:
-            headers["Content-Length"] = str(len(sent if answer.lie else body))
+            headers["Content-Length"] = str(len(sent if answer.shrink else body))
         if answer.drip_headers:
             self._drip(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 1000, answer.drip)
             return

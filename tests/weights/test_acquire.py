@@ -57,7 +57,7 @@ PASSING: dict[str, list[Answer]] = {
 
 LASTING: dict[str, Answer] = {
     "cut": Answer(cut=1000, ranges=False),
-    "a false length": Answer(cut=600_000, lie=True),
+    "a false length": Answer(cut=600_000, shrink=True),
     "stall": Answer(cut=1000, ranges=False, stall=True),
     "403": Answer(status=403),
     "404": Answer(status=404),
