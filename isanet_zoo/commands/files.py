@@ -14,7 +14,9 @@ from isanet_zoo.manifest.lookup import get_weights, list_models
 def download_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `download`."""
     add_names(parser)
-    parser.add_argument("--force", action="store_true", help="fetch again what is cached")
+    parser.add_argument(
+        "--force", action="store_true", help="download again, and accept other tensors"
+    )
 
 
 def download_run(options: argparse.Namespace) -> int:
@@ -77,7 +79,7 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", required=True, metavar="NAME", help="what it was made from"
     )
-    parser.set_defaults(verbose=True)  # say what was recognised
+    parser.set_defaults(verbose=True)  # log the recognised family
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
     parser.add_argument("--force", action="store_true", help="replace any file")
 

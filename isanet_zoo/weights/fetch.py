@@ -15,10 +15,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isanet_zoo.errors import DownloadError, IntegrityError, SourceError, ZooError, printable
+from isanet_zoo.errors import DownloadError, IntegrityError, SourceError, ZooError
 from isanet_zoo.files import HEAD, foreign_content, open_regular
 from isanet_zoo.weights.http import (
     Patience,
+    check_success,
     find_validator,
     is_remote,
     open_url,
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the source states it
 
 BLOCK = 1 << 18  # bytes that are read from a local file at once
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be different next time
 
 
 class Fetched(NamedTuple):
@@ -174,19 +174,12 @@ def _attempt(url: str, received: _Received, patience: Patience) -> None:
 
 def _begin(response: Any, received: _Received) -> None:
     """Check the status and headers of a response, and whether it resumes or starts again."""
-    headers, status = response.headers, response.status_code
-    if status == 416:  # range not satisfiable
+    headers = response.headers
+    if response.status_code == 416:  # range not satisfiable
         received.restart()
         raise SourceError("no longer has the missing part")
-    if not 200 <= status < 300:
-        raise SourceError(
-            f"answered {status} {printable(response.reason_phrase, 60)}",
-            tries=None if status in TRANSIENT else 1,
-            wait=read_number(headers.get("Retry-After")) or 0,
-        )
-    if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
-        raise SourceError(f"sends the file encoded as {printable(encoding, 60)}", tries=1)
-    if status != 206:  # the whole file
+    check_success(response)
+    if response.status_code != 206:  # the whole file
         received.restart()
         received.total = read_number(headers.get("Content-Length"))
         received.validator = find_validator(headers)

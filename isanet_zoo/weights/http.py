@@ -15,6 +15,7 @@ from isanet_zoo.errors import SourceError, ZooError, connection_error, printable
 from isanet_zoo.version import __version__
 
 REDIRECTS = 10  # most redirects of one request
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be different next time
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,19 @@ def _redirect(url: str, location: str) -> str:
     if scheme(url) == "https" and scheme(target) != "https":
         raise SourceError(f"redirects to the unencrypted {printable(target)}", tries=1)
     return target
+
+
+def check_success(response: Any) -> None:
+    """Raise SourceError for a response without a file, or with a compressed one."""
+    status, headers = response.status_code, response.headers
+    if not 200 <= status < 300:
+        raise SourceError(
+            f"answered {status} {printable(response.reason_phrase, 60)}",
+            tries=None if status in TRANSIENT else 1,
+            wait=read_number(headers.get("Retry-After")) or 0,
+        )
+    if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
+        raise SourceError(f"sends the file encoded as {printable(encoding, 60)}", tries=1)
 
 
 def find_validator(headers: Mapping[str, str]) -> str | None:

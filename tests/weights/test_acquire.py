@@ -35,7 +35,8 @@ from isanet_zoo.weights.layouts import SSSEG
 from tests.conftest import TinyZoo
 from tests.weights.server import HTML, LFS_POINTER, Answer, Server, closed_url, running
 
-HASTY = Patience(tries=4, backoff=0.001, timeout=0.15, longest_wait=0.01)
+HASTY = Patience(tries=4, backoff=0.001, timeout=10, longest_wait=0.01)
+STALLED = replace(HASTY, timeout=0.2)
 WHOLE = {"model.safetensors", "model.json"}
 
 PASSING: dict[str, list[Answer]] = {
@@ -79,14 +80,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def obtain(weights: Weights, *sources: str, force: bool = False) -> Path:
+def obtain(
+    weights: Weights, *sources: str, force: bool = False, patience: Patience = HASTY
+) -> Path:
     weights = replace(weights, sources=sources)
-    return acquire.acquire(weights, force=force, progress=False, patience=HASTY)
+    return acquire.acquire(weights, force=force, progress=False, patience=patience)
 
 
-def refusal(weights: Weights, *sources: str) -> DownloadError:
+def refusal(weights: Weights, *sources: str, patience: Patience = HASTY) -> DownloadError:
     with pytest.raises(DownloadError) as caught:
-        obtain(weights, *sources)
+        obtain(weights, *sources, patience=patience)
     return caught.value
 
 
@@ -129,7 +132,8 @@ def test_acquire_after_a_passing_fault_returns_the_published_weights(
     tiny_zoo: TinyZoo, server: Server, fault: str
 ) -> None:
     source = server.source(published(tiny_zoo), *PASSING[fault])
-    assert_holds(tiny_zoo, obtain(tiny_zoo.weights, source.url))
+    patience = STALLED if any(answer.stall for answer in PASSING[fault]) else HASTY
+    assert_holds(tiny_zoo, obtain(tiny_zoo.weights, source.url, patience=patience))
     assert files(tiny_zoo.weights) == WHOLE
 
 
@@ -147,7 +151,8 @@ def test_acquire_after_a_lasting_fault_tries_the_next_source(
 ) -> None:
     bad = server.source(published(tiny_zoo), then=LASTING[fault])
     good = server.source(published(tiny_zoo))
-    assert_holds(tiny_zoo, obtain(tiny_zoo.weights, bad.url, good.url))
+    patience = STALLED if LASTING[fault].stall else HASTY
+    assert_holds(tiny_zoo, obtain(tiny_zoo.weights, bad.url, good.url, patience=patience))
     assert bad.seen
     assert caplog.records[-1].levelname == "WARNING"
     assert caplog.records[-1].getMessage().startswith(f"{bad.url}: ")
@@ -171,7 +176,7 @@ def test_acquire_without_a_good_source_is_one_error_that_lists_all(
     mirror = server.source(published(tiny_zoo), then=Answer(status=404))
     monkeypatch.setenv("ISANET_ZOO_MIRROR", mirror.mirror)
     bad = [server.source(published(tiny_zoo), then=answer).url for answer in LASTING.values()]
-    error = refusal(tiny_zoo.weights, *bad, closed_url())
+    error = refusal(tiny_zoo.weights, *bad, closed_url(), patience=STALLED)
     assert [url for url, _ in error.tried] == [mirror.url, *bad, error.tried[-1][0]]
     assert all(f"{url}: {reason}" in str(error) for url, reason in error.tried)
     assert str(tiny_zoo.weights.path().with_name(tiny_zoo.weights.filename)) in str(error)

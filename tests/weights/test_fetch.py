@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from tests.weights.server import (
 
 CONTENT = b"".join(hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(25_000))
 OTHER = CONTENT[::-1]
-HASTY = Patience(tries=4, backoff=0.001, timeout=0.3, longest_wait=0.01)
-PAUSES = Patience(tries=4, backoff=1.0, timeout=0.3, longest_wait=60.0)
+HASTY = Patience(tries=4, backoff=0.001, timeout=10, longest_wait=0.01)
+STALLED = replace(HASTY, timeout=0.3)
+PAUSES = Patience(tries=4, backoff=1.0, timeout=10, longest_wait=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_every_attempt_starts_at_the_original_url(server: Server, tmp_path: Path
 def test_stalled_transfer_keeps_what_arrived(server: Server, tmp_path: Path) -> None:
     source = server.source(CONTENT, Answer(cut=300_000, stall=True))
     start = time.monotonic()
-    assert get(tmp_path, source.url) == CONTENT
+    assert get(tmp_path, source.url, patience=STALLED) == CONTENT
     assert ranges(source.seen)[1:] == [("bytes=300000-", '"v1"')]
     assert time.monotonic() - start < LONGEST_STALL / 2  # the client closed the connection
 
@@ -288,13 +290,14 @@ def test_compressed_response_is_refused(server: Server, tmp_path: Path) -> None:
     assert "gzip" in error
 
 
-@pytest.mark.parametrize("etag", ['"\xe9"', '"' + "x" * 300 + '"', '""x'])
+@pytest.mark.parametrize("etag", ['"\xe9"', '"' + "x" * 300 + '"'])
 def test_etag_that_cannot_be_sent_back_is_not_used(
     server: Server, tmp_path: Path, etag: str
 ) -> None:
     cut = Answer(cut=300_000, headers={"ETag": etag})
     source = server.source(CONTENT, cut, validator="none")
     assert get(tmp_path, source.url) == CONTENT
+    assert ranges(source.seen) == [(None, None)] * 2
 
 
 # Bounds

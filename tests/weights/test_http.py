@@ -16,7 +16,7 @@ from isanet_zoo.weights.http import Patience, open_url
 from tests.weights.server import CERTIFICATE, Answer, Server, closed_url, running
 
 CONTENT = bytes(range(256)) * 400
-HASTY = Patience(timeout=0.5, window=0.2)
+HASTY = Patience(timeout=10, window=30)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_silent_server_ends_after_the_timeout(server: Server) -> None:
     error = refusal(source.url, Patience(timeout=0.2, window=10))
     assert str(error).startswith("the connection broke off")
     assert error.tries is None
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("headers", [False, True])
@@ -215,12 +215,12 @@ def test_dripping_server_ends_after_a_window(server: Server, headers: bool) -> N
     error = refusal(source.url, Patience(timeout=10, window=0.2, slowest=1000))
     assert str(error) == "sent fewer than 1000 bytes per second over 0.2 s"
     assert error.tries is None
-    assert 0.2 < time.monotonic() - start < 2
+    assert 0.2 < time.monotonic() - start < 5
 
 
 def test_steady_server_is_not_too_slow(server: Server) -> None:
-    source = server.source(CONTENT[:40], Answer(drip=0.01))
-    assert get(source.url, Patience(window=0.1, slowest=20)) == CONTENT[:40]
+    source = server.source(CONTENT[:60], Answer(drip=0.01))
+    assert get(source.url, Patience(window=0.3, slowest=4)) == CONTENT[:60]
 
 
 def test_dripping_server_with_tls_ends_after_a_window(
@@ -231,7 +231,7 @@ def test_dripping_server_with_tls_ends_after_a_window(
     start = time.monotonic()
     error = refusal(source.url, Patience(timeout=10, window=0.2))
     assert str(error).startswith("sent fewer than 1024 bytes per second")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_endless_headers_end(server: Server) -> None:
