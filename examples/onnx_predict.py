@@ -30,7 +30,11 @@ def main(model: str, photo: str, target: str) -> None:
     """Print the classes of a photograph and write its label map."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    labels, config = json.loads(metadata["label_set"]), json.loads(metadata["preprocess"])
+    if "label_set" in metadata:  # a file of version 0.1.0
+        description = {key: json.loads(metadata[key]) for key in ("label_set", "preprocess")}
+    else:
+        description = json.loads(metadata["isanet_zoo"])
+    labels, config = description["label_set"], description["preprocess"]
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
     pixels, size = np.asarray(image), (image.height, image.width)
     if config["resize"]:  # to fit the longest and the shortest side

@@ -1,12 +1,6 @@
 """Export to ONNX; the file is verified with onnxruntime before it is written.
 
-The file describes itself in the `metadata_props` of its model::
-
-    isanet_zoo    the version of this library
-    model         the zoo's name of the weights, or the encoder's if they are not from the zoo
-    label_set     JSON: names, colours and official ids of the classes
-    preprocess    JSON: how an image is prepared for the network, see `Preprocess`
-    provenance    JSON: source, hash, licence and links of the weights, as far as they are known
+The `metadata_props` of the file contain the `Description` of the network, under ``isanet_zoo``.
 
 Letters in shapes: B batch, C channels, K classes, H W image.
 """
@@ -15,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +16,6 @@ from typing import Any
 
 import torch
 
-from isanet_zoo import records
 from isanet_zoo.errors import EnvironmentProblem, InputError, printable
 from isanet_zoo.export.check import compare, compare_int8, noise
 from isanet_zoo.export.graph import Graph, Output, for_onnx, trace
@@ -33,6 +25,9 @@ from isanet_zoo.files import atomic_write
 from isanet_zoo.imaging.reading import ImageLike
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.version import __version__
+from isanet_zoo.weights.description import Description
+from isanet_zoo.weights.saving import describe
+from isanet_zoo.weights.tensors import DESCRIPTION
 
 
 def export_onnx(
@@ -89,6 +84,7 @@ def export_onnx(
     check_options(model, dtype, output, preprocess, calibrate)
     shapes = input_shapes(model, dynamic, size)
     require("onnx", "onnxscript", "onnxruntime")
+    description = describe(model, check_parts=False)
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     network.aux_head = None
     graph = Graph(network, output, preprocess).eval()
@@ -98,11 +94,11 @@ def export_onnx(
     proto = trace(for_onnx(graph, dtype), noise(shapes[0], preprocess), dynamic)
     try:
         with atomic_write(target) as temporary:
-            _write(proto, model, temporary)
+            _write(proto, description, temporary)
             if check:
                 compare(temporary, target, graph, shapes, dtype)
             if inputs:
-                _write(quantise(proto, inputs), model, temporary)
+                _write(quantise(proto, inputs), description, temporary)
                 if check:
                     compare_int8(temporary, target, graph, shapes, inputs)
     except OSError as error:
@@ -110,30 +106,11 @@ def export_onnx(
     return target
 
 
-def _write(proto: Any, model: ISANet, path: Path) -> None:
-    """Write an ONNX model with the metadata that the docstring of this module lists."""
-    weights, report = model.weights, model.load_report
-    provenance = {} if report is None else {"file": report.source.name, "trust": report.trust}
-    if weights is not None:
-        provenance |= {
-            "dataset": weights.dataset,
-            "family": weights.family,
-            "sources": weights.sources,
-            "sha256": weights.sha256 or weights.sha256_prefix,
-            "licence": records.write(weights.licence),
-            "links": records.write(weights.links),
-        }
-    metadata = {
-        "isanet_zoo": __version__,
-        "model": weights.name if weights is not None else model.config.backbone,
-        "label_set": json.dumps(records.write(model.label_set), ensure_ascii=False),
-        "preprocess": json.dumps(records.write(model.preprocess)),
-        "provenance": json.dumps(provenance, ensure_ascii=False),
-    }
+def _write(proto: Any, description: Description, path: Path) -> None:
+    """Write an ONNX model with a description in its metadata."""
     proto.producer_name, proto.producer_version = PRODUCER, __version__
     del proto.metadata_props[:]
-    for key, value in metadata.items():
-        proto.metadata_props.add(key=key, value=value)
+    proto.metadata_props.add(key=DESCRIPTION, value=description.text())
     path.write_bytes(proto.SerializeToString())
 
 

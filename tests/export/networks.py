@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from isanet_zoo import HeadConfig, ISANet
+from isanet_zoo.weights.description import Description
 from tests import reference
 
 FIXED: dict[str, Any] = {"dynamic": False, "size": (97, 130)}  # traced in much less time
@@ -43,6 +45,13 @@ def run(path: Path, images: torch.Tensor) -> NDArray[Any]:
     (output,) = session.run(None, {"images": images.numpy()})
     found: NDArray[Any] = output
     return found
+
+
+def read_description(path: Path) -> Description:
+    """Return the description in a file's metadata, which has no other entries."""
+    ((key, text),) = ((entry.key, entry.value) for entry in onnx.load(path).metadata_props)
+    assert key == "isanet_zoo"
+    return Description.parse(text, path.name)
 
 
 def write_images(folder: Path) -> Path:

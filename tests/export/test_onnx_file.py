@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,12 +19,15 @@ from isanet_zoo import (
     ISANet,
     LabelSet,
     Preprocess,
+    create_model,
     export_onnx,
     get_weights,
 )
 from isanet_zoo.export import onnx_file
+from isanet_zoo.weights.saving import describe
 from tests import reference
-from tests.export.networks import FIXED, randomised, run, small
+from tests.conftest import TinyZoo
+from tests.export.networks import FIXED, randomised, read_description, run, small
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 CITY = "isanet_resnet50os8_cityscapes"
@@ -126,23 +128,40 @@ def test_file_in_half_precision_has_half_the_size_and_float32_logits(tmp_path: P
     assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
-def test_file_contains_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export an empty graph, which is quick."""
     monkeypatch.setattr(onnx_file, "trace", lambda *_: onnx.ModelProto(ir_version=10))
-    name = "isanet_efficientnet_lite0os8_camvid"
-    classes = LabelSet("mine", "Mine", ("a", "ß"), ("#000000", "#0000ff"), (9, 8))
-    torch.manual_seed(0)
-    model = ISANet("test_resnet", 2, label_set=classes)
-    model.weights = get_weights(name)
+
+
+@pytest.mark.usefixtures("no_trace")
+def test_file_contains_the_description_of_the_network(
+    tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    model = create_model("isanet_tiny", pretrained=True)
     path = export_onnx(model, tmp_path / "model.onnx", **FIXED, check=False)
-    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert metadata["model"] == name
-    assert metadata["isanet_zoo"] == isanet_zoo.__version__
-    assert json.loads(metadata["label_set"])["names"][1] == "ß"
-    assert json.loads(metadata["label_set"])["official_ids"] == [9, 8]
-    assert json.loads(metadata["preprocess"])["order"] == "rgb"
-    provenance = json.loads(metadata["provenance"])
-    assert "CC BY-NC" in provenance["licence"]["weights"]
-    assert provenance["sha256"] == model.weights.sha256
+    description = read_description(path)
+    assert description == describe(model)
+    assert description.model == "isanet_tiny"
+    assert description.label_set == tiny_zoo.weights.label_set
+    assert description.preprocess == tiny_zoo.weights.preprocess
+    assert description.provenance is not None
+    assert description.provenance.unchanged
+    assert description.provenance.licence == tiny_zoo.weights.licence
+    assert onnx.load(path).producer_version == isanet_zoo.__version__
+
+
+@pytest.mark.usefixtures("no_trace")
+def test_file_of_a_network_with_an_exchanged_part_is_written(tmp_path: Path) -> None:
+    colours, ids = ("#000000",) * 5, (9, 8, 7, 6, 5)
+    model = small(label_set=LabelSet("mine", "Mine", ("a", "ß", *"bcd"), colours, ids))
+    model.head.attention = torch.nn.Identity()  # type: ignore[assignment]
+    description = read_description(
+        export_onnx(model, tmp_path / "model.onnx", **FIXED, check=False)
+    )
+    assert description.label_set == model.label_set
+    assert description.provenance is None
 
 
 def test_file_names_its_axes_and_contains_no_paths_of_this_machine(small_file: Path) -> None:
