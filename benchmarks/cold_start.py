@@ -1,4 +1,4 @@
-"""From the command to the files of one picture, beyond importing torch and timm.
+"""Time of `isanet-zoo predict` for one image, beyond importing torch and timm.
 
 python benchmarks/cold_start.py [--rounds 5] [--json]
 """
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import common
 
-PICTURE = Path(__file__).parents[1] / "examples" / "street.jpg"
+IMAGE = Path(__file__).parents[1] / "examples" / "street.jpg"
 
 
 def main() -> None:
-    """Start new processes in turns and print their times."""
+    """Start new processes alternately and print their times."""
     args = common.parser(__doc__).parse_args()
     run = partial(subprocess.run, check=True, capture_output=True)
     with tempfile.TemporaryDirectory() as out:
-        predict = [sys.executable, "-m", "isanet_zoo", "predict", str(PICTURE), "-o", out]
+        predict = [sys.executable, "-m", "isanet_zoo", "predict", str(IMAGE), "-o", out]
         times = common.medians(
             {
                 "import torch, timm": lambda: run([sys.executable, "-c", "import torch, timm"]),

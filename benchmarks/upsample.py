@@ -1,10 +1,10 @@
-"""From logits at 1/8 to labels: in bounded memory against resizing all classes at once.
+"""Labels from logits at 1/8: in bounded memory, compared with resizing all classes at once.
 
     python benchmarks/upsample.py [--device cuda] [--json]
 
-`any` logits are noise, so that every class can win somewhere; of the `few`, 40 of 150 can. `tiles`
-are 512 pixels wide and overlap by a quarter. Labels are compared, and memory is the peak beyond the
-logits, in a new process for each way.
+`any` logits are noise, so that every class is a candidate somewhere; of the `few` logits, 40 of 150
+classes are. `tiles` are 512 pixels wide and overlap by a quarter. Labels are compared. Memory is
+the peak beyond the logits, in a new process for each implementation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CASES = {  # name -> logits, classes, height, width
 
 
 def make_logits(kind: str, classes: int, height: int, width: int, device: str) -> Tensor:
-    """Return logits (1, K, h, w) for a picture of a size."""
+    """Return logits (1, K, h, w) for an image of a size."""
     generator = torch.Generator().manual_seed(0)
     shape = (1, classes, -(-height // 8), -(-width // 8))
     logits = torch.randn(shape, generator=generator)
@@ -44,7 +44,7 @@ def make_logits(kind: str, classes: int, height: int, width: int, device: str) -
 
 
 def make_ways(case: str, device: str) -> dict[str, Way]:
-    """Return what is compared."""
+    """Return the implementations that are compared, by name."""
     kind, classes, height, width = CASES[case]
     size = (height, width)
     if kind == "tiles":

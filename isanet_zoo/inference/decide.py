@@ -21,6 +21,8 @@ from torch import Tensor
 from isanet_zoo.manifest.config import ResizeRule
 from isanet_zoo.network.resize import resize
 
+CHUNK = 2**20  # logits
+
 
 class Decision(NamedTuple):
     """Labels of B images of one size, and their probabilities if requested."""
@@ -199,11 +201,15 @@ def find_candidates(logits: Tensor) -> list[int]:
     A pixel is within a cell of four logits of each class, and its score is a weighted mean of them.
     So a class whose highest corner is below another's lowest is not the label of any pixel there.
     """
-    highest, lowest = _corners(logits, torch.maximum), _corners(logits, torch.minimum)
-    rounding = 1e-5 * logits.abs().amax()  # by which a weighted mean may be beyond its corners
+    # A few classes at a time, so that temporary tensors are small.
+    chunks = torch.split(logits, max(CHUNK // logits[:, 0].numel(), 1), 1)
+    lowest = torch.stack([_corners(chunk, torch.minimum).amax(1) for chunk in chunks]).amax(0)
+    # A weighted mean may be beyond its corners, by rounding.
+    rounding = 1e-5 * torch.maximum(logits.amax(), -logits.amin())
+    bound = (lowest - rounding)[:, None]  # (B, 1, h - 1, w - 1)
     # Not `>=`: where anything is not a number, all classes are candidates.
-    beaten = highest < lowest.amax(1, keepdim=True) - rounding  # (B, K, h - 1, w - 1)
-    return torch.nonzero(~beaten.transpose(0, 1).flatten(1).all(1)).flatten().tolist()
+    beaten = torch.cat([(_corners(c, torch.maximum) < bound).flatten(2).all(2) for c in chunks], 1)
+    return torch.nonzero(~beaten.all(0)).flatten().tolist()
 
 
 def _corners(x: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
