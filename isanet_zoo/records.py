@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import json
 import math
+import numbers
 import operator
 import re
 import sys
@@ -249,13 +250,13 @@ def _refusal(where: str, value: object, expected: object) -> InputError:
 
 def _show(value: object) -> str:
     """Return a value for a message: scalars as written, others by type."""
-    if value is None or isinstance(value, (bool, float)):
-        return repr(value)
+    if value is None or isinstance(value, bool):
+        return str(value)
     if isinstance(value, str):
         return repr(printable(value, 57))
-    if isinstance(value, int):
+    if isinstance(value, numbers.Integral):
         return str(value) if abs(value) < 10**LONGEST_INTEGER else "a very large integer"
-    return f"a {type(value).__name__}"
+    return str(value) if isinstance(value, numbers.Real) else f"a {type(value).__name__}"
 
 
 def whole_number(name: str, value: Any, *, at_least: int = 1, at_most: float = math.inf) -> int:

@@ -197,6 +197,12 @@ def test_whole_number_refuses_other_values(value: Any) -> None:
         whole_number("n", value)
 
 
+def test_whole_number_shows_a_wrong_number_of_any_library() -> None:
+    for value, shown in ((np.int64(0), "0"), (np.float32(1.5), "1.5"), (1 + 2j, "a complex")):
+        with pytest.raises(InputError, match=f"n is {shown}; it must be a whole number"):
+            whole_number("n", value)
+
+
 def test_whole_number_above_its_bound_is_refused_with_the_range() -> None:
     with pytest.raises(InputError, match=r"n is 9; it must be a whole number from 0 to 8$"):
         whole_number("n", 9, at_least=0, at_most=8)
