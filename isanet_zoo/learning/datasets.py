@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from isanet_zoo.errors import InputError
+from isanet_zoo.errors import InputError, printable
 from isanet_zoo.files import open_regular
 from isanet_zoo.imaging.formats import SUFFIXES, list_folder, stem_key
 from isanet_zoo.learning.data import SegmentationDataset
@@ -94,7 +94,7 @@ def read_classes(path: Path) -> LabelSet:
     if not names or len(set(names)) != len(names):
         twice = ", ".join(sorted({name for name in names if names.count(name) > 1})) or "no name"
         raise InputError(f"{path} must contain each class once, one per line; found {twice}")
-    folder = path.parent.resolve().name
+    folder = printable(path.parent.resolve().name, 90) or "folder"
     try:
         return replace(LabelSet.generic(len(names)), name=folder, title=folder, names=names)
     except InputError as error:

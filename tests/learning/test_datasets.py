@@ -329,3 +329,11 @@ def test_cityscapes_pairs_within_a_city(tmp_path: Path) -> None:
     write_mask(tmp_path / "gtFine" / "val" / "bonn" / "x_gtFine_labelIds.png")
     with pytest.raises(InputError, match=r"1 of 1 images without a mask: .*ulm.* 1 of 1 masks w"):
         open_dataset("cityscapes", tmp_path, "val")
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a\u00a0b", "a\nb", "\udcff"])
+def test_folder_with_an_unusual_name_is_a_data_set(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    root = write_folder(tmp_path / name)
+    label_set = open_dataset("folder", root, "train").label_set
+    assert label_set.title.isprintable()
