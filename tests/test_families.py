@@ -1,4 +1,4 @@
-"""The other families' weights: their vectors, their files, and every name of the manifest."""
+"""Weights of all families: golden vectors, files, and the entries of the manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isanet_zoo.commands.main import main
 from isanet_zoo.errors import CheckpointError, DownloadError
 from isanet_zoo.imaging.preprocess import Transforms
 from isanet_zoo.manifest.lookup import load_manifest
-from isanet_zoo.manifest.weights import _log_once
+from isanet_zoo.manifest.weights import Weights, _log_once
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import download
 from isanet_zoo.weights.checkpoints import load_checkpoint
@@ -57,12 +57,14 @@ def own_file(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Give reference checkpoints; each is made once."""
+    """Return a function that writes a reference checkpoint, once each."""
     return functools.cache(functools.partial(own_file, tmp_path_factory.mktemp("files")))
 
 
 @pytest.mark.parametrize(("vectors", "name", "case"), VECTORS)
-def test_vectors_are_met(vectors: str, name: str, case: str, files: Files) -> None:
+def test_loaded_network_reproduces_golden_vectors(
+    vectors: str, name: str, case: str, files: Files
+) -> None:
     weights, sharp = get_weights(name), "sharp" in vectors
     backbone = name.split("_")[1].removesuffix("os8")
     path = files(weights.family, backbone, weights.num_classes, sharp=sharp)
@@ -105,33 +107,54 @@ def test_load_checkpoint_bpkd_in_each_layout_reads_the_student(layout: str, tmp_
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_each_published_weight_converts_and_predicts(name: str, files: Files) -> None:
+def test_create_model_builds_the_network_of_each_entry(name: str) -> None:
+    weights = get_weights(name)
+    with torch.device("meta"):
+        models = [create_model(name, aux_loss=aux) for aux in (True, False)]
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert counts == [weights.parameters.with_aux, weights.parameters.without_aux]
+    assert models[0].preprocess == weights.preprocess
+    assert models[0].label_set == weights.label_set
+
+
+def kinds() -> list[str]:
+    """Return the smallest network of each family, resize rule and kind of preprocessing."""
+    smallest: dict[object, Weights] = {}
+    for weights in sorted(load_manifest().values(), key=lambda w: w.parameters.without_aux):
+        preprocess, head = weights.preprocess, weights.network.head
+        padded, slides = preprocess.pad is not None, preprocess.window is not None
+        kind = (weights.family, head.resize, padded, slides, preprocess.order, head.activation)
+        smallest.setdefault(kind, weights)
+    return [weights.name for weights in smallest.values()]
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_published_file_of_each_kind_loads_and_predicts(name: str, files: Files) -> None:
     weights = get_weights(name)
     backbone = name.split("_")[1].removesuffix("os8")
     path = weights.packaged or files(weights.family, backbone, weights.num_classes)
     model = create_model(name, weights=path)
     assert model.load_report.family == weights.family
-    assert sum(p.numel() for p in model.parameters()) == weights.parameters.without_aux
     assert model.preprocess == weights.preprocess
     assert model.label_set == weights.label_set
     model.preprocess = replace(
         model.preprocess, resize=None, pad=weights.preprocess.pad and (64, 80)
     )
-    picture = np.random.default_rng(0).integers(0, 256, (40, 72, 3)).astype(np.uint8)
-    segmentation = predict(model, picture)
+    image = np.random.default_rng(0).integers(0, 256, (40, 72, 3)).astype(np.uint8)
+    segmentation = predict(model, image)
     with torch.no_grad():
-        naive = model(Transforms(model.preprocess)(picture))[..., :40, :72].argmax(1)[0]
+        naive = model(Transforms(model.preprocess)(image))[..., :40, :72].argmax(1)[0]
     assert (segmentation.labels == naive.numpy()).mean() > 0.999  # type: ignore[union-attr]
 
 
-def test_there_are_46_published_weights_and_the_built_in() -> None:
+def test_manifest_has_46_published_weights_and_the_built_in() -> None:
     families = [get_weights(name).family for name in list_models()]
     counts = {family: families.count(family) for family in families}
     assert counts == {"zoo": 1, "ssseg": 6, "mmseg": 16, "paddle": 4, "openseg": 1, "bpkd": 19}
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_entries_say_what_their_publisher_said(name: str) -> None:
+def test_entry_equals_its_publisher_s_table(name: str) -> None:
     weights = get_weights(name)
     height, width = weights.crop
     thousands = int(weights.schedule.split("k")[0])
@@ -173,7 +196,7 @@ def test_entries_say_what_their_publisher_said(name: str) -> None:
         assert path.startswith("dygraph/")
 
 
-def test_bpkd_entries_equal_the_publisher_s_table() -> None:
+def test_bpkd_entries_equal_their_publisher_s_table() -> None:
     rows = {}
     for weights in load_manifest().values():
         if weights.family == "bpkd":
@@ -209,10 +232,9 @@ def test_bpkd_networks_have_the_published_size(name: str, with_aux: int, without
     assert counts == [with_aux, without_aux]
 
 
-def test_a_checkpoint_of_one_s_own_is_recognised(
+def test_own_checkpoint_with_other_classes_loads_under_the_bare_name(
     tmp_path: Path, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With other classes, under the bare name; converted, it needs no tag any more."""
     path = files("mmseg", "resnet50", 7)
     model = create_model(VOC, weights=path, aux_loss=True)
     assert (model.load_report.family, model.config.num_classes) == ("mmseg", 7)
@@ -230,7 +252,7 @@ def test_a_checkpoint_of_one_s_own_is_recognised(
         create_model(CITY, weights=tmp_path / "own.safetensors")
 
 
-def test_file_of_shared_names_belongs_to_the_family_of_the_model(files: Files) -> None:
+def test_file_with_names_of_two_families_is_of_the_family_of_the_model(files: Files) -> None:
     """BPKD's files have mmsegmentation's names of tensors."""
     path = files("bpkd", "resnet18", 7)
     model = create_model(SMALL, weights=path, aux_loss=True)
@@ -240,40 +262,42 @@ def test_file_of_shared_names_belongs_to_the_family_of_the_model(files: Files) -
         create_model(CITY, weights=path)
 
 
-def test_the_closest_weights_of_a_family_may_be_named(tmp_path: Path, files: Files) -> None:
+def test_own_checkpoint_has_the_preprocessing_of_the_named_tag(
+    tmp_path: Path, files: Files
+) -> None:
     path, name = files("mmseg", "resnet50", 19), f"{CITY}.mmseg_769x769_80k"
     assert create_model(CITY, weights=path).preprocess.window is None
     assert create_model(name, weights=path).preprocess.window == (769, 769)
     convert_checkpoint(path, tmp_path / "own.safetensors", name)
-    card = read_description(tmp_path / "own.safetensors")
-    assert card is not None
-    assert card.network.head.resize == "corners"
-    assert card.label_set.name == "cityscapes"
+    description = read_description(tmp_path / "own.safetensors")
+    assert description is not None
+    assert description.network.head.resize == "corners"
+    assert description.label_set.name == "cityscapes"
     assert create_model(CITY, weights=tmp_path / "own.safetensors").preprocess.window == (769, 769)
 
 
-def test_the_authors_code_with_torch_s_norms_is_recognised(files: Files) -> None:
+def test_file_of_the_authors_code_with_torch_norms_loads(files: Files) -> None:
     model = create_model(OPENSEG, weights=files("openseg_torchbn", "resnet101", 4), aux_loss=True)
     assert (model.config.head.activation, model.config.num_classes) == ("relu", 4)
     assert model.load_report.family == "openseg"
 
 
-def test_a_family_without_such_a_model_is_named(files: Files) -> None:
+def test_file_of_a_family_without_the_model_is_refused(files: Files) -> None:
     with pytest.raises(CheckpointError, match="openseg, which has published no such model"):
         create_model(VOC, weights=files("openseg", "resnet101", 19))
 
 
-def test_what_no_program_can_fetch_is_taken_from_the_hand(
+def test_file_that_was_fetched_by_hand_is_found(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ISANET_ZOO_OFFLINE")
     with pytest.raises(
         DownloadError, match=r"by hand from Google Drive https://drive\.google"
-    ) as told:
+    ) as caught:
         download(OPENSEG, progress=False)
     weights = get_weights(OPENSEG)
     by_hand = weights.path().parent / weights.filename
-    assert str(by_hand) in str(told.value)
+    assert str(by_hand) in str(caught.value)
     by_hand.parent.mkdir(parents=True, exist_ok=True)
     by_hand.symlink_to(files("openseg", "resnet101", 19))
     assert download(OPENSEG, progress=False) == weights.path()
@@ -303,7 +327,7 @@ def test_non_commercial_licence_is_logged_once_and_saved_with_the_model(
 
 
 @pytest.mark.parametrize("family", ["mmseg", "paddle", "openseg", "bpkd"])
-def test_options_of_the_factories_work_for_every_family(family: str, files: Files) -> None:
+def test_create_model_with_options_works_for_every_family(family: str, files: Files) -> None:
     backbone = {"openseg": "resnet101", "bpkd": "resnet18"}.get(family, "resnet50")
     name = {"openseg": OPENSEG, "bpkd": SMALL}.get(family, CITY)
     path = files(family, backbone, 19)
@@ -314,11 +338,13 @@ def test_options_of_the_factories_work_for_every_family(family: str, files: File
     assert output.aux.shape == (2, 3, 64, 64)
     output.out.sum().backward()
     assert all(p.grad is None for p in model.backbone.parameters())
-    plain = create_model(name, weights=path)
-    plain.preprocess = replace(plain.preprocess, resize=None, pad=None)
-    pictures = list(np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3)).astype(np.uint8))
-    one_by_one = [predict(plain, picture, tile=40) for picture in pictures]
-    together = predict(plain, pictures, tile=40, batch_size=2)
+
+
+def test_tiles_of_several_images_in_one_batch_equal_one_by_one(files: Files) -> None:
+    model = create_model(SMALL, weights=files("bpkd", "resnet18", 19))
+    model.preprocess = replace(model.preprocess, resize=None, pad=None)
+    images = list(np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3)).astype(np.uint8))
+    one_by_one = [predict(model, image, tile=40) for image in images]
+    together = predict(model, images, tile=40, batch_size=2)
     for alone, batched in zip(one_by_one, together, strict=True):  # type: ignore[arg-type]
-        agree = (alone.labels == batched.labels).mean()  # type: ignore[union-attr]
-        assert agree > 0.999
+        assert (alone.labels == batched.labels).mean() > 0.999  # type: ignore[union-attr]

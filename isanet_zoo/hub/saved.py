@@ -27,7 +27,7 @@ from isanet_zoo.weights.containers import read_safetensors
 from isanet_zoo.weights.description import Description, is_described
 from isanet_zoo.weights.loading import Loaded, Model, load_network
 from isanet_zoo.weights.saving import describe
-from isanet_zoo.weights.tensors import check, save_state, state_digest, widen
+from isanet_zoo.weights.tensors import check, plain_state, save_state, state_digest, widen
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def write_folder(
                 stack.enter_context(temporary_file(folder, target.suffix)) for target in targets
             ]
             parts[0].write_text(card.render(description, name), "utf-8")
-            save_state(model.state_dict(), parts[1], description=description.text())
+            save_state(plain_state(model), parts[1], description=description.text())
             parts[2].write_text(f"{description.text(indent=2)}\n", "utf-8")
             for part, target in zip(parts, targets, strict=True):
                 replace(part, target)

@@ -76,7 +76,7 @@ def open_weights(path: Path, name: str) -> Iterator[WeightFile]:
             safe to read.
     """
     with _open(path, name) as (file, head):
-        if head[8:9] == b"{":  # behind the length of the header
+        if head[8:9] == b"{":  # after the length of the header
             tensors, _ = _read_header(file, name, hashlib.sha256())
             yield WeightFile(file, name, tensors, _identity)
         elif head.startswith(b"PK"):

@@ -17,7 +17,7 @@ from isanet_zoo.manifest.weights import Metric, ModelFacts
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.checkpoints import structure
 from isanet_zoo.weights.description import Description, is_described
-from isanet_zoo.weights.tensors import check, save_state, state_digest, unwrap, widen
+from isanet_zoo.weights.tensors import check, plain_state, save_state, state_digest, unwrap, widen
 
 
 def describe(
@@ -40,7 +40,7 @@ def describe(
             parameter is not finite.
         InputError: a field is out of range.
     """
-    state, origin = model.state_dict(), model.origin
+    state, origin = plain_state(model), model.origin
     aux_head = any(key.startswith("aux_head.") for key in state)
     if check_parts:
         check(widen(state), structure(model.config, aux_loss=aux_head), "the model to save")
@@ -95,6 +95,6 @@ def save_model(
     description = describe(network, **facts)
     try:
         with atomic_write(target) as temporary:
-            save_state(network.state_dict(), temporary, description=description.text())
+            save_state(plain_state(network), temporary, description=description.text())
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error

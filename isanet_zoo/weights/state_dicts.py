@@ -44,9 +44,9 @@ class _Candidate(NamedTuple):
 
 
 def find_state(file: WeightFile, markers: Iterable[str]) -> dict[str, Stored]:
-    """Return the tensors of a network, wherever they are in a file.
+    """Return the tensors of a network, from anywhere in a file.
 
-    They may be in nested dicts under any key, behind any common prefix, and beside counters. Where
+    They may be in nested dicts under any key, after any common prefix, and beside counters. Where
     several state dicts match, those under ``"model"`` and ``"state_dict"`` are preferred, then the
     first; averaged copies come last. The choice is logged.
 
@@ -60,7 +60,9 @@ def find_state(file: WeightFile, markers: Iterable[str]) -> dict[str, Stored]:
     Raises:
         CheckpointError: there is no dict of tensors, or a value in it is not a dense tensor.
     """
-    markers, found, largest = tuple(markers), list[_Candidate](), dict[str, Stored]()
+    markers = tuple(markers)
+    found: list[_Candidate] = []
+    largest: dict[str, Stored] = {}
     for where, mapping in _mappings(file.content):
         entries = _entries(file, mapping)
         tensors = {key: value for key, value in entries.items() if value is not None}
@@ -102,7 +104,7 @@ def _prefixes(keys: Iterable[str], markers: tuple[str, ...]) -> list[str]:
 
 
 def _select(chosen: _Candidate, others: list[_Candidate], name: str) -> dict[str, Stored]:
-    """Return the tensors behind the prefix of a candidate, without counters beside them."""
+    """Return the tensors after the prefix of a candidate, without counters beside them."""
     copies = tuple(
         other.prefix
         for other in others

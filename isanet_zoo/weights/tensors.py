@@ -100,6 +100,11 @@ def plain_key(key: str) -> str:
     return key
 
 
+def plain_state(module: nn.Module) -> State:
+    """Return a module's state dict, with the keys that it has without torch's wrappers of parts."""
+    return {plain_key(key): tensor for key, tensor in module.state_dict().items()}
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """Return the module inside compiled, averaged and parallel ones."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)

@@ -84,6 +84,17 @@ def test_save_model_removes_wrappers(
     assert load_file(tmp_path / "fruit.safetensors").keys() == model.state_dict().keys()
 
 
+def test_save_model_with_compiled_part_saves_plain_keys(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    model, plain = fruit_model(), fruit_model().state_dict().keys()
+    model.backbone = torch.compile(model.backbone)  # type: ignore[assignment]
+    assert model.state_dict().keys() != plain
+    save_model(model, tmp_path / "fruit.safetensors")
+    model.save_pretrained(tmp_path / "saved")
+    for path in (tmp_path / "fruit.safetensors", tmp_path / "saved/model.safetensors"):
+        assert load_file(path).keys() == plain
+        create_model(tiny_zoo.weights.name, weights=path)
+
+
 def test_save_model_of_another_network_is_refused(tmp_path: Path) -> None:
     for module in (nn.Linear(1, 1), nn.DataParallel(nn.Linear(1, 1))):
         with pytest.raises(InputError, match=r"model is a \w+; it must be an ISANet"):

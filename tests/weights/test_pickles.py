@@ -89,6 +89,20 @@ def test_read_pickle_of_other_objects_records_calls(content: object, protocol: i
     assert isinstance(read(pickle.dumps({"it": content}, protocol))["it"], Inert)
 
 
+class Keyword:
+    """An object that is made with keyword arguments."""
+
+    def __getnewargs_ex__(self) -> tuple[tuple[int], dict[str, int]]:
+        return (1,), {"size": 2}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_read_pickle_of_object_with_keywords_keeps_what_follows(protocol: int) -> None:
+    found = read(pickle.dumps([0, Keyword(), 3], protocol))
+    assert (found[0], found[2], len(found)) == (0, 3, 3)
+    assert isinstance(found[1], Inert)
+
+
 def test_read_pickle_records_arguments_state_and_entries() -> None:
     space = read(pickle.dumps(argparse.Namespace(lr=0.1)))
     assert (space.function, space.args, space.state) == ("argparse.Namespace", (), {"lr": 0.1})
