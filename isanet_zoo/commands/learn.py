@@ -98,7 +98,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-w", "--weights", help="start from a tag of the model, or a file")
     start.add_argument("--imagenet", action="store_true", help="start from timm's encoder")
-    start.add_argument("--encoder", metavar="FILE", help="start from this encoder, in timm's names")
+    start.add_argument("--encoder", metavar="FILE", help="start from this encoder")
     start.add_argument("--scratch", action="store_true", help="train from scratch")
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("run"), help="folder of the run (default: run)"

@@ -21,7 +21,7 @@ from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.containers import open_weights
-from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, ZOO, Layout
+from isanet_zoo.weights.layouts import COUNTER, LAYOUTS, MMSEG, ZOO, Layout
 from isanet_zoo.weights.state_dicts import find_state
 from isanet_zoo.weights.stored import State
 from isanet_zoo.weights.tensors import (
@@ -125,7 +125,10 @@ def check_state(
 
 
 def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Load a file with timm's names, such as ImageNet weights, into a network's encoder.
+    """Load a file of an encoder, such as ImageNet weights, into a network's encoder.
+
+    The names are timm's; those of a stem may also be mmsegmentation's and sssegmentation's
+    (``stem.0``). Counters of batch norms may be missing.
 
     Args:
         model: the network; its encoder is changed in place.
@@ -137,15 +140,24 @@ def load_encoder(model: ISANet, path: str | os.PathLike[str]) -> tuple[str, ...]
     Raises:
         CheckpointError: the file cannot be read safely, or lacks one of the encoder's tensors.
     """
-    expected = {key: spec_of(tensor) for key, tensor in model.backbone.state_dict().items()}
+    own = {key: spec_of(tensor) for key, tensor in model.backbone.state_dict().items()}
     with open_weights(Path(path), str(path)) as file:
-        stored = find_state(file, [max(expected, key=len)])
-        known = {key: tensor for key, tensor in stored.items() if key in expected}
+        found = find_state(file, [max((key for key in own if not key.endswith(COUNTER)), key=len)])
+        stored = {_encoder_key(key): tensor for key, tensor in found.items()}
+        known = {key: tensor for key, tensor in stored.items() if key in own}
+        expected = {
+            key: spec for key, spec in own.items() if key in known or not key.endswith(COUNTER)
+        }
         compare({key: spec_of(tensor) for key, tensor in known.items()}, expected, str(path))
         state = file.read(known)
     check_values(state, str(path))
-    model.backbone.load_state_dict(state)
-    return tuple(key for key in stored if key not in expected)
+    model.backbone.load_state_dict(model.backbone.state_dict() | state)
+    return tuple(key for key in found if _encoder_key(key) not in own)
+
+
+def _encoder_key(key: str) -> str:
+    """Return timm's name of an encoder's tensor, also from mmsegmentation's."""
+    return MMSEG.ours(f"backbone.{key}").removeprefix("backbone.")
 
 
 def _match(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from isanet_zoo.errors import CheckpointError
+from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.checkpoints import load_checkpoint, load_encoder
 from isanet_zoo.weights.containers import open_weights
@@ -240,3 +241,24 @@ def test_encoder_loads_from_any_wrapper(prefix: str, wrapper: str | None, tmp_pa
     assert load_encoder(target, tmp_path / "encoder.pth") == ("fc.weight",)
     for key, tensor in source.backbone.state_dict().items():
         assert torch.equal(target.backbone.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("backbone", ["resnet18_v1c", "resnet50c"])
+@pytest.mark.parametrize("counters", [True, False])
+def test_load_encoder_accepts_upstream_s_names_of_a_stem(
+    backbone: str, counters: bool, tmp_path: Path
+) -> None:
+    """As in the ImageNet weights that the recipes of mmsegmentation and sssegmentation name."""
+    head = HeadConfig(channels=8, key_channels=8, aux_channels=8)
+    source, target = (ISANet(backbone, 3, head=head) for _ in range(2))
+    names = {f"conv1.{index}": f"stem.{index}" for index in (0, 1, 3, 4, 6)} | {"bn1": "stem.7"}
+    state = {}
+    for key, tensor in source.backbone.state_dict().items():
+        part, _, leaf = key.rpartition(".")
+        if counters or leaf != "num_batches_tracked":
+            state[f"{names.get(part, part)}.{leaf}"] = tensor
+    torch.save({"meta": {}, "state_dict": state | {"fc.weight": torch.ones(2)}}, tmp_path / "e.pth")
+    assert "stem.7.running_var" in state
+    assert load_encoder(target, tmp_path / "e.pth") == ("fc.weight",)
+    for key, tensor in source.backbone.state_dict().items():
+        assert torch.equal(target.backbone.state_dict()[key], tensor)
