@@ -219,6 +219,18 @@ UNUSABLE: dict[str, tuple[object, str]] = {  # what it is -> (it, part of the me
 }
 
 
+def test_pil_image_is_left_as_it_is() -> None:
+    image = Image.fromarray(RGB)
+    image.getexif()[ORIENTATION] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=image.getexif())
+    with Image.open(buffer) as image:
+        for _ in range(2):
+            assert read_image(image).size == (40, 24)
+        assert image.size == (40, 24)
+        assert image.getexif()[ORIENTATION] == 6
+
+
 class TestRefusals:
     @pytest.mark.parametrize("name", UNUSABLE)
     def test_object_that_cannot_be_used_is_described(self, name: str) -> None:
