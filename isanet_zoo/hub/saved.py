@@ -27,7 +27,7 @@ from isanet_zoo.weights.containers import read_safetensors
 from isanet_zoo.weights.description import Description, is_described
 from isanet_zoo.weights.loading import Loaded, Model, load_network
 from isanet_zoo.weights.saving import describe
-from isanet_zoo.weights.tensors import check, plain_state, save_state, state_digest, widen
+from isanet_zoo.weights.tensors import check_values, plain_state, save_state, state_digest, widen
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,9 @@ def read_saved(
     except InputError as error:  # the encoder is unknown or does not fit
         raise CheckpointError(f"{name}: {CONFIG}: {error}") from error
     tensors = f"{name}: {TENSORS}"
-    stored = read_safetensors(folder / TENSORS, tensors).tensors
+    stored = read_safetensors(folder / TENSORS, tensors, expected).tensors
     state = widen(stored)
-    check(state, expected, tensors)
+    check_values(state, tensors)
     if (digest := state_digest(stored)) != description.state_digest:
         raise IntegrityError(
             f"{tensors} is damaged, or belongs to another {CONFIG}: its tensors have digest "

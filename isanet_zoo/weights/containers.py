@@ -18,6 +18,7 @@ from isanet_zoo.weights.headers import parse_header
 from isanet_zoo.weights.paddle import find_array
 from isanet_zoo.weights.pickles import read_pickle
 from isanet_zoo.weights.stored import State, Stored, allocate, fill, read_tensor
+from isanet_zoo.weights.tensors import Spec, compare, spec_of, widen_spec
 from isanet_zoo.weights.torch_files import LEGACY_MAGIC, read_legacy_file, read_torch_file
 
 MAX_HEADER = 1 << 22  # bytes; enough for some 20,000 tensors
@@ -117,7 +118,9 @@ def read_state(path: Path, name: str) -> State:
         return file.read(tensors)
 
 
-def read_safetensors(path: Path, name: str) -> SafetensorsFile:
+def read_safetensors(
+    path: Path, name: str, expected: Mapping[str, Spec] | None = None
+) -> SafetensorsFile:
     """Read a safetensors file in one pass, hashing its bytes while they are read.
 
     The tensors own their memory, so changes to the file have no effect on them.
@@ -125,15 +128,19 @@ def read_safetensors(path: Path, name: str) -> SafetensorsFile:
     Args:
         path: the file.
         name: name of the file in error messages.
+        expected: types and shapes that its tensors must have, which are compared before any is
+            read; 16-bit floats count as float32.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or is another container.
+        CheckpointError: the file is missing or damaged, is another container, or has other tensors.
     """
     with _open(path, name) as (file, head):
         if head[8:9] != b"{":
             raise CheckpointError(f"{name} is not a safetensors file; only these are read here")
         digest = hashlib.sha256()
         header, metadata = _read_header(file, name, digest)
+        if expected is not None:
+            compare({k: widen_spec(spec_of(t)) for k, t in header.items()}, expected, name)
         tensors = {}
         for key, stored in header.items():
             flat = allocate(stored.extent, stored.dtype, name)

@@ -17,6 +17,7 @@ from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import hash_file
 from isanet_zoo.weights.containers import read_safetensors, read_state
 from isanet_zoo.weights.headers import DTYPES
+from isanet_zoo.weights.tensors import Spec
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -86,6 +87,23 @@ def test_read_safetensors_with_wrong_header_is_refused(
         read_safetensors(path, "x")
     with pytest.raises((safetensors.SafetensorError, KeyError, ValueError, RuntimeError)):
         safetensors.torch.load_file(path)
+
+
+def test_read_safetensors_compares_with_expected_tensors_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2).half(), "b": torch.ones(3)}, path)
+    good = {"a": Spec("float32", (2,)), "b": Spec("float32", (3,))}
+    assert read_safetensors(path, "x", good).tensors["a"].dtype == torch.float16
+    monkeypatch.setattr("isanet_zoo.weights.containers.allocate", None)  # nothing is read below
+    for other, words in (
+        (good | {"b": Spec("float32", (4,))}, r"b \(float32 3, expected float32 4\)"),
+        (good | {"c": Spec("float32", (4,))}, "missing: c"),
+        ({"a": good["a"]}, "unknown: b"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            read_safetensors(path, "x", other)
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
