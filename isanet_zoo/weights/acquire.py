@@ -18,7 +18,7 @@ from isanet_zoo.files import hash_file, temporary_file
 from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.manifest.weights import Trust, Weights
 from isanet_zoo.weights.fetch import Fetched, transfer
-from isanet_zoo.weights.http import Patience
+from isanet_zoo.weights.http import Patience, without_password
 from isanet_zoo.weights.integrity import find_damage, read_published, read_undamaged
 from isanet_zoo.weights.sources import (
     check_online,
@@ -130,10 +130,10 @@ def _fill(
                 _place(entry, state, digest, fetched)
                 for failed, reason in tried:
                     logger.warning("%s: %s", failed, reason)
-                logger.info("%s: %s weights from %s", entry.name, weights.family, source)
+                logger.info("%s: %s weights from %s", entry.name, weights.family, fetched.source)
                 return
             except (SourceError, OfflineError, CheckpointError, IntegrityError) as error:
-                tried.append((source, error))
+                tried.append((without_password(source), error))
                 note_failure(source, error)
     raise not_fetched(weights, tried, by_hand)
 

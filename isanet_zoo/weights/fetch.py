@@ -25,6 +25,7 @@ from isanet_zoo.weights.http import (
     open_url,
     read_number,
     scheme,
+    without_password,
 )
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def transfer(
         else:
             _copy(source, received)
         received.check_head()
-        return Fetched(source, received.digest.hexdigest(), received.done)
+        return Fetched(without_password(source), received.digest.hexdigest(), received.done)
 
 
 class _Received:
@@ -153,7 +154,7 @@ def _download(url: str, received: _Received, patience: Patience) -> None:
                 raise
             pause = max(error.wait, patience.backoff * 2 ** (attempt - 1))
             pause = min(pause, patience.longest_wait)
-            logger.warning("%s: %s; next attempt in %.0f s", url, error, pause)
+            logger.warning("%s: %s; next attempt in %.0f s", without_password(url), error, pause)
             time.sleep(pause)
 
 

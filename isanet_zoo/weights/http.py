@@ -49,6 +49,11 @@ def scheme(source: str) -> str:
     return source.partition("://")[0].lower()
 
 
+def without_password(source: str) -> str:
+    """Return a source without user name and password, for messages and records."""
+    return re.sub(r"(?<=://)[^/]*@", "", source) if is_remote(source) else source
+
+
 @contextlib.contextmanager
 def open_url(url: str, headers: Mapping[str, str], patience: Patience) -> Iterator[Any]:
     """Request a URL, following redirects, and yield httpx's response, whose body is not read yet.
@@ -119,7 +124,6 @@ class _SpeedLimit:
                 for connection in self.sockets:
                     with contextlib.suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)
-                return
             before = arrived
 
 
@@ -134,16 +138,23 @@ def _send(url: str, headers: Mapping[str, str], limit: _SpeedLimit) -> Any:
 
     try:
         session: Any = get_session()
+        parts = urllib.parse.urlsplit(url)
+        login = [urllib.parse.unquote(part or "") for part in (parts.username, parts.password)]
         request = session.build_request(
             "GET",
-            url,
+            without_password(url),  # httpx logs it
             headers=headers,
             timeout=limit.patience.timeout,
             extensions={"trace": limit.trace},
         )
         if not request.url.host:
             raise ValueError("the URL names no host")
-        return session.send(request, stream=True, follow_redirects=False)
+        return session.send(
+            request,
+            auth=tuple(login) if parts.username else None,
+            stream=True,
+            follow_redirects=False,
+        )
     except HTTPError:
         raise
     except Exception as error:  # such as httpx.InvalidURL, which huggingface_hub does not export

@@ -80,6 +80,7 @@ class Seen:
     range: str | None
     if_range: str | None
     encoding: str | None
+    authorization: str | None
 
 
 @dataclass
@@ -184,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         path = self.path.removeprefix("/moved")
-        wanted = (self.headers[name] for name in ("Range", "If-Range", "Accept-Encoding"))
-        seen = Seen(self.path, *wanted)
+        names = ("Range", "If-Range", "Accept-Encoding", "Authorization")
+        seen = Seen(self.path, *(self.headers[name] for name in names))
         with self.server.turn:
             source = self.server.sources[path]
             source.seen.append(seen)

@@ -266,6 +266,26 @@ def test_acquire_tries_mirrors_before_the_publisher(
     assert tiny_zoo.published.exists()
 
 
+def test_password_of_a_mirror_is_neither_logged_nor_stored(
+    tiny_zoo: TinyZoo,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    source = server.source(published(tiny_zoo), *[Answer(status=503)] * 5)
+    secret = source.mirror.replace("http://", "http://user:p%40ss@")
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", secret)
+    message = str(refusal(tiny_zoo.weights))
+    assert f"{source.url}: answered 503" in message
+    assert_holds(tiny_zoo, obtain(tiny_zoo.weights))
+    record = CacheEntry.of("isanet_tiny").record()
+    assert record is not None
+    assert record.source == source.url
+    assert "p%40ss" not in message + caplog.text
+    assert source.seen[0].authorization == "Basic dXNlcjpwQHNz"  # user:p@ss
+
+
 def put_by_hand(zoo: TinyZoo, content: bytes) -> Path:
     path = zoo.weights.path().with_name(zoo.weights.filename)
     path.parent.mkdir(parents=True, exist_ok=True)
