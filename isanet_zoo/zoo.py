@@ -15,7 +15,7 @@ from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
 from isanet_zoo.weights.checkpoints import LoadReport
 from isanet_zoo.weights.convert import load_own
-from isanet_zoo.weights.description import describe_published
+from isanet_zoo.weights.description import describe_published, read_description
 from isanet_zoo.weights.loading import Loaded, load_network
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def create_model(
 
     Args:
         name: a name as `list_models` returns it; a tag (``name.tag``) selects other weights than
-            the default. With `pretrained` it may also be a repository of the Hugging Face Hub,
-            written ``"hf-hub:org/repo[@revision]"``.
+            the default. With `pretrained` it may also be a file that this library wrote, or a
+            repository of the Hugging Face Hub, written ``"hf-hub:org/repo[@revision]"``.
         pretrained: load the published weights of that name; they are downloaded on first use.
         weights: instead of `pretrained`: another tag of this model, a file (``.safetensors``, or a
             checkpoint of any family that published this model, which is checked and converted), or
@@ -70,6 +70,8 @@ def create_model(
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
+    if pretrained and weights is None and isinstance(name, str) and _is_file(name):
+        pretrained, weights, name = False, name, _model_of(name)
     from_hub = isinstance(name, str) and name.startswith(PREFIX)
     record = None if from_hub else get_weights(name)
     _check(name, record, pretrained, weights, pretrained_backbone)
@@ -88,6 +90,28 @@ def create_model(
     return model
 
 
+def _is_file(name: str) -> bool:
+    return not name.startswith(PREFIX) and Path(name).suffix in FILE_SUFFIXES
+
+
+def _model_of(path: str) -> str:
+    """Return the model that a file was made from.
+
+    Raises:
+        InputError: there is no such file, or it does not describe itself.
+    """
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: there is no such file")
+    description = read_description(path)
+    if description is None:
+        raise InputError(
+            f"{path} does not describe its network; pass it as weights, with the name of the model "
+            "that is closest to it"
+        )
+    # A file that was made from none of the zoo's models can be loaded under any name.
+    return description.model or next(iter(load_manifest()))
+
+
 def _check(
     name: str,
     record: Weights | None,
@@ -95,7 +119,10 @@ def _check(
     weights: object,
     pretrained_backbone: bool,
 ) -> None:
-    """Raise InputError for arguments that contradict each other."""
+    """Raise InputError for arguments of a wrong type, or that contradict each other."""
+    for flag, value in (("pretrained", pretrained), ("pretrained_backbone", pretrained_backbone)):
+        if not isinstance(value, bool):
+            raise InputError(f"{flag} is {value!r}; it must be True or False")
     if not (weights is None or isinstance(weights, (str, os.PathLike))) or weights == "":
         kind = "empty" if weights == "" else f"a {type(weights).__name__}"
         raise InputError(f"weights is {kind}; it must be a tag, a path or a repository")

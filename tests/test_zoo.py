@@ -292,6 +292,7 @@ def test_weights_may_be_a_tag() -> None:
         ({"weights": "mmseg_80k"}, UnknownModelError, "which has ssseg"),
         ({"weights": "nowhere.pth"}, InputError, "'nowhere.pth': there is no such file"),
         ({"weights": Path("ssseg")}, InputError, "'ssseg': there is no such file"),
+        ({"pretrained": "ssseg"}, InputError, "pretrained is 'ssseg'; it must be True or False"),
         ({"num_classes": "5"}, InputError, "num_classes is '5'"),
         ({"num_classes": 0}, InputError, "num_classes is 0"),
         (

@@ -26,7 +26,9 @@ BUILT_IN_NOTE = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
     parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="images, or folders of some")
-    parser.add_argument("-m", "--model", metavar="NAME", help="see `list` (default: the built-in)")
+    parser.add_argument(
+        "-m", "--model", metavar="NAME|FILE", help="see `list` (default: the built-in)"
+    )
     add_weights(parser)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"

@@ -118,11 +118,11 @@ def resolve_dtype(dtype: DType | None, device: torch.device) -> torch.dtype:
     Raises:
         InputError: the type is not supported.
     """
-    if dtype == "auto":
-        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
     if dtype is None:
         return torch.float32
-    if dtype not in DTYPES:
+    if isinstance(dtype, str) and dtype == "auto":
+        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         choices = ", ".join(map(str, DTYPES))
         raise InputError(f"dtype is {dtype!r}; choose one of {choices}, or 'auto'")
     return dtype

@@ -150,13 +150,10 @@ class _Blocks(NamedTuple):
         """Cut at both ends of every (start, length), in pixels."""
         ends = {end for start, length in spans for end in (start, start + length)}
         cuts = [end // OUTPUT_STRIDE for end in sorted(ends)]
-        logits: list[int] = []
-        inside: list[bool] = []
-        for first, last in itertools.pairwise(cuts):
-            logits += range(first - 1, last + 1)
-            inside += [False, *[True] * (last - first), False]
+        rows = [(i, cut) for cut in itertools.pairwise(cuts) for i in range(cut[0] - 1, cut[1] + 1)]
+        inside = [first <= i < last for i, (first, last) in rows]
         pixels = torch.tensor(inside).repeat_interleave(OUTPUT_STRIDE).nonzero().flatten()
-        return cls(cuts, torch.tensor(logits, device=device), pixels.to(device))
+        return cls(cuts, torch.tensor([i for i, _ in rows], device=device), pixels.to(device))
 
     def within(self, start: int, length: int) -> tuple[slice, Tensor]:
         """Return the rows of a tile, and which of the tile's logits each of them takes."""

@@ -32,6 +32,7 @@ from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.lookup import get_weights
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.layouts import SSSEG
+from isanet_zoo.weights.saving import save_model
 from isanet_zoo.zoo import create_model
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
@@ -311,6 +312,7 @@ class TestOptions:
             ({"probabilities": 0.5}, r"probabilities is 0\.5; pass True or False"),
             ({"compile": "yes"}, "compile is 'yes'; pass True or False"),
             ({"dtype": torch.float64}, "dtype is torch.float64"),
+            ({"dtype": np.array([1, 2])}, "dtype is array"),
             ({"device": "gpu"}, "device 'gpu' is not available"),
             ({"device": "meta"}, "device 'meta' is not available"),
         ],
@@ -609,6 +611,19 @@ class TestByName:
         Predictor("isanet_tiny", device="cpu")
         Predictor(create_model("isanet_tiny"))
         assert chosen == [best, torch.device("cpu"), None]
+
+    def test_file_of_a_saved_network_is_loaded(self, model: ISANet, tmp_path: Path) -> None:
+        image = make_image(60, 80)
+        for network in (model, create_model("isanet_tiny", pretrained=True)):
+            path = tmp_path / f"{network.config.backbone}.safetensors"
+            save_model(network, path)
+            expected = one(predict(network, image, confidence=True))
+            assert_same(one(predict(path, image, confidence=True)), expected)
+            assert_same(one(predict(str(path), image, confidence=True)), expected)
+
+    def test_file_without_a_description_is_refused(self, tiny_zoo: TinyZoo) -> None:
+        with pytest.raises(InputError, match="does not describe its network; pass it as weights"):
+            Predictor(tiny_zoo.published)
 
     @pytest.mark.parametrize("name", ["", "no_such_model", "no/such/file.pth"])
     def test_unknown_name_is_refused(self, name: str) -> None:
