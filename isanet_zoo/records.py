@@ -155,10 +155,10 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > LONGEST_INTEGER:
-        raise ValueError(f"an integer has {len(digits)} digits")
-    return int(digits)
+def _integer(text: str) -> int:
+    if (digits := len(text.lstrip("-"))) > LONGEST_INTEGER:
+        raise ValueError(f"an integer has {digits} digits")
+    return int(text)
 
 
 @functools.cache
