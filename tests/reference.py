@@ -1,4 +1,4 @@
-"""Checkpoints, inputs and pictures by rule, as they were made for the golden vectors in `data`.
+"""Checkpoints, inputs and images that are computed from seeds, as for the golden vectors in `data`.
 
 Every tensor comes from a generator that is seeded with the key's checksum:
     rng = numpy.random.Generator(numpy.random.PCG64(zlib.crc32(key.encode())))
@@ -26,7 +26,7 @@ INPUTS = {  # case -> (seed, shape)
     "a_1x3x128x160": (0, (1, 3, 128, 160)),  # of the other families
     "b_1x3x97x141": (1, (1, 3, 97, 141)),
 }
-PICTURES = {  # name -> (seed, height, width)
+IMAGES = {  # name -> (seed, height, width)
     "img375x500": (101, 375, 500),
     "img100x1000": (103, 100, 1000),
     "img256x512": (105, 256, 512),
@@ -138,9 +138,9 @@ def make_input(case: str) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
-def make_picture(name: str, *, block: int = 1) -> NDArray[np.uint8]:
-    """Return a test picture, (H, W, 3) uint8 RGB: noise, or flat blocks of `block` pixels."""
-    seed, height, width = PICTURES[name]
+def make_image(name: str, *, block: int = 1) -> NDArray[np.uint8]:
+    """Return a test image, (H, W, 3) uint8 RGB: noise, or uniform blocks of `block` pixels."""
+    seed, height, width = IMAGES[name]
     rows, columns = -(-height // block), -(-width // block)
     rng = np.random.Generator(np.random.PCG64(seed))
     bgr = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
@@ -149,7 +149,7 @@ def make_picture(name: str, *, block: int = 1) -> NDArray[np.uint8]:
 
 
 def containers(state: dict[str, Tensor]) -> Iterator[tuple[str, object, bool]]:
-    """Give every form in which upstream ever saved a state dict: (name, content, zip or legacy)."""
+    """Yield each form in which upstream saved a state dict: (name, content, zip or legacy)."""
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.01}]}
     yield "2021, with optimiser", {"epoch": 60, "model": state, "optimizer": optimizer}, True
     yield (

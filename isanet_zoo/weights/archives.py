@@ -104,7 +104,7 @@ def _widen(numbers: list[int], extra: bytes) -> list[int]:
 
 
 def _locate(file: BinaryIO, entries: list[_Entry], end: int) -> dict[str, Span]:
-    """Return the place of each entry's content, which lies before the next entry."""
+    """Return the place of each entry's content, which must be before the next entry."""
     spans: dict[str, Span] = {}
     for entry, following in zip(entries, [*[e.position for e in entries[1:]], end], strict=True):
         file.seek(entry.position)

@@ -1,6 +1,6 @@
 """Weight files of every container: safetensors, torch's two formats, and Paddle's pickles.
 
-Nothing of a pickle is run, and every tensor is read into memory of its own.
+Nothing of a pickle is run, and every tensor is read into separate memory.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from PIL import EpsImagePlugin, Image
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.formats import FORMATS, SUFFIXES, list_folder, open_image, stem_key
 from isanet_zoo.imaging.reading import read_image
-from tests.reference import make_picture
+from tests.reference import make_image
 
-RGB = make_picture("img100x1000")[:24, :40]  # (24, 40, 3)
+RGB = make_image("img100x1000")[:24, :40]  # (24, 40, 3)
 PHOTOMETRIC, SAMPLES, PLANAR, SAMPLE_FORMAT = 262, 277, 284, 339  # tags of TIFF
 LOSSLESS: dict[str, dict[str, Any]] = {  # format -> options of saving
     "BMP": {},

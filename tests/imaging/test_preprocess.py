@@ -16,7 +16,7 @@ from PIL import Image
 from isanet_zoo.imaging.preprocess import input_size, pad, prepare, resize_pixels
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.lookup import get_weights
-from tests.reference import CLASSES, PICTURES, golden, make_picture
+from tests.reference import CLASSES, IMAGES, golden, make_image
 
 GOLDEN = golden("preprocess")
 TARGETS = {"voc": (2048, 512), "cityscapes": (2048, 1024)}
@@ -28,11 +28,11 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return np.ascontiguousarray(resize_pixels(batch, size)[0].permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize("image", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("dataset", CLASSES)
 def test_input_equals_that_of_upstream(dataset: str, image: str) -> None:
     case = f"{dataset}/{image}"
-    tensor = get_weights(f"isanet_resnet50os8_{dataset}").transforms()(make_picture(image))
+    tensor = get_weights(f"isanet_resnet50os8_{dataset}").transforms()(make_image(image))
     assert tensor.dtype == torch.float32
     assert tensor.shape == (1, *GOLDEN[f"{case}/shape"])
     values = tensor[0].numpy()
@@ -45,12 +45,12 @@ def test_input_equals_that_of_upstream(dataset: str, image: str) -> None:
         np.testing.assert_allclose(ours, GOLDEN[f"{case}/{theirs}"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("image", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("dataset", CLASSES)
 def test_resized_pixels_equal_those_of_upstream(dataset: str, image: str) -> None:
     case = f"{dataset}/{image}"
     _, height, width = GOLDEN[f"{case}/shape"]
-    levels = resized(make_picture(image), (int(height), int(width)))
+    levels = resized(make_image(image), (int(height), int(width)))
     assert np.array_equal(levels[:24, :24], GOLDEN[f"{case}/resized_rgb_crop_tl"])
     assert np.array_equal(levels[-24:, -24:], GOLDEN[f"{case}/resized_rgb_crop_br"])
     digest = hashlib.sha256(levels.tobytes()).hexdigest()
@@ -58,7 +58,7 @@ def test_resized_pixels_equal_those_of_upstream(dataset: str, image: str) -> Non
 
 
 def test_array_and_pil_image_have_equal_inputs() -> None:
-    image = make_picture("img256x512")
+    image = make_image("img256x512")
     transforms = get_weights("isanet_resnet50os8_voc").transforms()
     assert torch.equal(transforms(image), transforms(Image.fromarray(image)))
 
@@ -112,10 +112,10 @@ def test_very_thin_image_is_prepared(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("resize", [True, False])
 def test_size_is_kept_without_resize(resize: bool) -> None:
-    pixels = torch.from_numpy(make_picture("img100x1000").transpose(2, 0, 1).copy())[None]
+    pixels = torch.from_numpy(make_image("img100x1000").transpose(2, 0, 1).copy())[None]
     config = Preprocess(resize=None if resize else (256, 64))
     mean, std = np.array(config.mean), np.array(config.std)
-    expected = (make_picture("img100x1000") - mean) / std
+    expected = (make_image("img100x1000") - mean) / std
     values = prepare(pixels, config, resize=resize)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 

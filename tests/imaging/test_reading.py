@@ -21,15 +21,15 @@ from PIL import Image
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.imaging.reading import LoadedImage, find_images, is_single, read_image
-from tests.reference import DATA, make_picture
+from tests.reference import DATA, make_image
 
 Pixels = NDArray[np.uint8]
 ORIENTATION = 0x0112  # the tag's number in EXIF
 
-RGB = make_picture("img100x1000")[:24, :40]  # (24, 40, 3)
+RGB = make_image("img100x1000")[:24, :40]  # (24, 40, 3)
 GREY = RGB[:, :, 0]
 ALPHA = RGB[:, :, 1]
-PALETTE = make_picture("img375x500")[0, :256]  # (256, 3)
+PALETTE = make_image("img375x500")[0, :256]  # (256, 3)
 
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # EXIF orientation -> transposition
     1: lambda stored: stored,

@@ -17,7 +17,7 @@ from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.imaging.writing import LOSSLESS, is_marked, write_image
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.lookup import get_weights
-from tests.reference import make_picture
+from tests.reference import make_image
 
 VOC, ADE20K, CITYSCAPES = (
     get_weights(f"isanet_resnet50os8_{dataset}").label_set
@@ -39,7 +39,7 @@ def street() -> Segmentation:
 
 @pytest.fixture
 def image() -> NDArray[np.uint8]:
-    return make_picture("img375x500")[:200, :300]
+    return make_image("img375x500")[:200, :300]
 
 
 def test_present_returns_fractions_largest_first() -> None:

@@ -122,7 +122,7 @@ class TestAgainstUpstream:
 
     def test_labels_and_logits_equal_upstreams(self, network: ISANet) -> None:
         golden = reference.golden(f"e2e_{self.NAME}")
-        image = reference.make_picture("img375x500", block=40)
+        image = reference.make_image("img375x500", block=40)
         with torch.inference_mode():
             logits = network.forward_logits(get_weights(self.NAME).transforms()(image))
         assert logits.shape == tuple(golden["logits8_shape"])

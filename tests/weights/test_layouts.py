@@ -1,4 +1,4 @@
-"""Every key has one name on each side, and what is folded is what the family computes."""
+"""Names of tensors are exchanged one to one, and changed weights compute the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENTRIES = [weights for weights in load_manifest().values() if weights.family != 
 
 
 @pytest.mark.parametrize("weights", ENTRIES, ids=lambda weights: weights.name)
-def test_keys_and_shapes_are_the_publisher_s(weights: object) -> None:
+def test_keys_and_shapes_equal_those_of_the_publisher(weights: object) -> None:
     assert isinstance(weights, type(ENTRIES[0]))
     backbone = weights.model.split("_")[1].removesuffix("os8")
     published = reference.shapes(weights.family, backbone, weights.num_classes)
@@ -36,15 +36,15 @@ def test_keys_and_shapes_are_the_publisher_s(weights: object) -> None:
     assert {layout.ours(key) for key in published} == set(ours)
 
 
-def test_torch_norms_of_the_authors_code_have_names_of_their_own() -> None:
+def test_names_of_the_authors_code_with_torch_norms_equal_its_table() -> None:
     network = next(weights.network for weights in ENTRIES if weights.family == "openseg")
     published = reference.shapes("openseg_torchbn", "resnet101", 19)
     ours = checkpoints.structure(network, aux_loss=True)
     assert {OPENSEG_TORCH.theirs(key): spec.shape for key, spec in ours.items()} == published
 
 
-def test_markers_tell_the_layouts_apart() -> None:
-    """BPKD trained with mmsegmentation: these two share their names."""
+def test_marker_occurs_in_one_layout_alone() -> None:
+    """BPKD and mmsegmentation have the same names."""
     tables = {
         "ssseg": [SSSEG], "mmseg": [MMSEG, BPKD], "bpkd": [MMSEG, BPKD], "paddle": [PADDLE],
         "openseg": [OPENSEG], "openseg_torchbn": [OPENSEG_TORCH],
@@ -55,7 +55,7 @@ def test_markers_tell_the_layouts_apart() -> None:
 
 
 @pytest.mark.parametrize("layout", [OPENSEG, OPENSEG_TORCH])
-def test_the_authors_fuse_in_the_other_order(layout: Layout) -> None:
+def test_translated_fusion_of_the_authors_computes_the_same(layout: Layout) -> None:
     features, context = torch.rand(1, 3, 5, 5), torch.rand(1, 3, 5, 5)
     theirs = torch.rand(4, 6, 1, 1)
     key = layout.theirs("head.fuse.conv.weight")
@@ -65,7 +65,7 @@ def test_the_authors_fuse_in_the_other_order(layout: Layout) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_in_place_norms_scale_by_the_absolute_weight() -> None:
+def test_translated_in_place_norms_scale_by_the_absolute_weight() -> None:
     stem = OPENSEG.theirs("head.reduce.norm")
     norm = {"weight": torch.tensor([-2.0, 0.0, 3.0]), "running_var": torch.ones(3)}
     state = {f"{stem}.{key}": value for key, value in norm.items()}
@@ -81,7 +81,7 @@ def test_in_place_norms_scale_by_the_absolute_weight() -> None:
     assert torch.equal(kept["head.reduce.norm.weight"], norm["weight"])
 
 
-def test_paddle_s_statistics_are_renamed_and_counters_begin_at_zero() -> None:
+def test_statistics_of_paddle_are_renamed_and_counters_are_zero() -> None:
     state = {"head.in_conv._batch_norm._variance": torch.ones(2)}
     assert PADDLE.translate(state).keys() == {
         "head.reduce.norm.running_var",

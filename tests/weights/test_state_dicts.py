@@ -1,4 +1,4 @@
-"""State dicts are found in whatever a training script saved."""
+"""State dicts are found in files of training scripts."""
 
 from __future__ import annotations
 
