@@ -16,6 +16,7 @@ from isanet_zoo.commands.output import robust_streams
 def run(command: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell command, in which $PYTHON starts Python and $CODE is code."""
     environment = os.environ | {"PYTHON": sys.executable, "CODE": code} | variables
+    environment.pop("PYTHONUNBUFFERED", None)  # buffers are flushed once more at the exit
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         env=environment, capture_output=True, check=False,
