@@ -192,7 +192,7 @@ def _stream(source: FileLike, name: str) -> BinaryIO:
             reason = f" cannot be read: {error.strerror}"
             if URL.match(path):
                 reason = " is a URL; download the image first"
-            elif isinstance(error, FileNotFoundError):
+            elif not path or isinstance(error, FileNotFoundError):
                 reason = ": there is no such file"
             elif isinstance(error, IsADirectoryError):
                 reason = " is a folder; pass it alone, not among images"

@@ -129,6 +129,9 @@ def _from_tensor(tensor: Tensor) -> Tensor:
             f"tensor has shape {tuple(tensor.shape)}, expected (3, H, W); pass a batch as a list, "
             "channels last as x.permute(2, 0, 1), grey as x.expand(3, -1, -1)"
         )
+    if tensor.is_meta or tensor.layout != torch.strided:
+        kind = "on the meta device" if tensor.is_meta else tensor.layout
+        raise InputError(f"tensor is {kind}; pass a dense one with data")
     return tensor.clone()  # images are read ahead, and a stream may reuse its buffer
 
 

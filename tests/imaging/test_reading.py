@@ -207,6 +207,8 @@ UNUSABLE: dict[str, tuple[object, str]] = {  # what it is -> (it, part of the me
     "grey tensor": (torch.zeros(4, 5, dtype=torch.uint8), r"\(4, 5\).*expand"),
     "channels-last tensor": (torch.zeros(4, 5, 3, dtype=torch.uint8), r"\(4, 5, 3\).*permute"),
     "batch of tensors": (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), r"\(2, 3, 4, 5\).*list"),
+    "meta tensor": (torch.zeros(3, 4, 5, dtype=torch.uint8, device="meta"), "meta device"),
+    "sparse tensor": (torch.zeros(3, 4, 5, dtype=torch.uint8).to_sparse(), "sparse_coo.*dense"),
     "empty tensor": (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\(3, 0, 5\)"),
     "16-bit PIL image": (Image.fromarray(GREY.astype(np.uint16)), "I;16.*more than 8 bits"),
     "float PIL image": (Image.fromarray(GREY.astype(np.float32)), "mode F.*floating-point"),
