@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 def _segment_all(
     predictor: Predictor, planned: dict[Path, tuple[Path, ...]], options: argparse.Namespace
 ) -> int:
-    """Segment images; print the files written, and the errors at the end, however it comes."""
+    """Segment images and print the files written; print all errors at the end or on a failure."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     from isanet_zoo.inference.folders import segment_files

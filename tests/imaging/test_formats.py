@@ -37,7 +37,7 @@ LOSSLESS: dict[str, dict[str, Any]] = {  # format -> options of saving
     "TIFF": {},
     "WEBP": {"lossless": True},
 }
-OTHER_FORMATS = ("DDS", "EPS", "ICO", "IM", "PCX", "PDF", "SGI", "TGA")
+OTHER_FORMATS = ("DDS", "EPS", "ICO", "PCX", "PDF", "SGI", "TGA")
 AT_ONCE = 20  # seconds, on a busy machine
 
 
