@@ -13,7 +13,7 @@ from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
-from isanet_zoo.weights.checkpoints import LoadReport
+from isanet_zoo.weights.checkpoints import LoadReport, load_checkpoint
 from isanet_zoo.weights.convert import load_own
 from isanet_zoo.weights.description import describe_published, read_description
 from isanet_zoo.weights.loading import Loaded, load_network
@@ -40,12 +40,13 @@ def create_model(
 
     Args:
         name: a name as `list_models` returns it; a tag (``name.tag``) selects other weights than
-            the default. With `pretrained` it may also be a file that this library wrote, or a
-            repository of the Hugging Face Hub, written ``"hf-hub:org/repo[@revision]"``.
+            the default. With `pretrained` it may also be a repository of the Hugging Face Hub,
+            written ``"hf-hub:org/repo[@revision]"``, or a file or folder that describes itself.
         pretrained: load the published weights of that name; they are downloaded on first use.
         weights: instead of `pretrained`: another tag of this model, a file (``.safetensors``, or a
             checkpoint of any family that published this model, which is checked and converted), or
-            a repository, ``"hf-hub:org/repo[@revision]"``. Files and repositories that this library
+            a folder that `save_pretrained` or `train` wrote, or a repository,
+            ``"hf-hub:org/repo[@revision]"``. Files and repositories that this library
             wrote include their classes and preprocessing; for others, pass the closest published
             weights as `name`.
         num_classes: K; that of the weights if None. Another number initialises the classifiers.
@@ -70,9 +71,13 @@ def create_model(
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
-    if pretrained and weights is None and isinstance(name, str) and _is_file(name):
-        pretrained, weights, name = False, name, _model_of(name)
     from_hub = isinstance(name, str) and name.startswith(PREFIX)
+    _refuse_url(name, weights)
+    if pretrained and weights is None and not pretrained_backbone and _is_path(name):
+        loaded = _load_path(Path(name), progress)
+        return load_network(
+            ISANet, loaded, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
+        )
     record = None if from_hub else get_weights(name)
     _check(name, record, pretrained, weights, pretrained_backbone)
     if record is not None and not pretrained and weights is None:
@@ -88,28 +93,6 @@ def create_model(
     )
     logger.info("%s: %s", name, model.load_report)
     return model
-
-
-def _is_file(name: str) -> bool:
-    return not name.startswith(PREFIX) and Path(name).suffix in FILE_SUFFIXES
-
-
-def _model_of(path: str) -> str:
-    """Return the model that a file was made from.
-
-    Raises:
-        InputError: there is no such file, or it does not describe itself.
-    """
-    if not os.path.lexists(path):
-        raise InputError(f"{path}: there is no such file")
-    description = read_description(path)
-    if description is None:
-        raise InputError(
-            f"{path} does not describe its network; pass it as weights, with the name of the model "
-            "that is closest to it"
-        )
-    # A file that was made from none of the zoo's models can be loaded under any name.
-    return description.model or next(iter(load_manifest()))
 
 
 def _check(
@@ -180,6 +163,9 @@ def _load_hub(address: str, record: Weights | None, progress: bool) -> Loaded:
 def _load_file(record: Weights, weights: str | os.PathLike[str] | None, progress: bool) -> Loaded:
     """Load published weights, or a file of the user's own."""
     record, path = _find_weights(record, weights)
+    path = path and _best_of_run(path)
+    if path is not None and path.is_dir():
+        return _load_hub(str(path), record, progress)
     if path is None:
         checkpoint, path, trust = load_published(record, progress=progress)
         description = describe_published(record)
@@ -187,6 +173,48 @@ def _load_file(record: Weights, weights: str | os.PathLike[str] | None, progress
     checkpoint, description = load_own(path, record)
     report = LoadReport(path, "local", checkpoint.layout.family)
     return Loaded(checkpoint.state, description, report)
+
+
+def _refuse_url(*values: object) -> None:
+    """Raise InputError for the URL of a file."""
+    for value in values:
+        if isinstance(value, str) and "://" in value:
+            raise InputError(f"{value!r} is a URL; download the file and pass its path")
+
+
+def _is_path(name: object) -> bool:
+    """Return True for the path of a file or folder that is not also a name of the zoo."""
+    if not isinstance(name, str) or name.startswith(PREFIX) or name in load_manifest():
+        return False
+    return Path(name).suffix in FILE_SUFFIXES or os.path.lexists(name)
+
+
+def _best_of_run(path: Path) -> Path:
+    """Return the best weights in the folder of a training run, other paths as they are."""
+    best = path / "best.safetensors"
+    return best if path.is_dir() and best.is_file() else path
+
+
+def _load_path(path: Path, progress: bool) -> Loaded:
+    """Load a file or folder that describes itself.
+
+    Raises:
+        InputError: there is no such file, or it does not describe itself.
+    """
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: there is no such file")
+    path = _best_of_run(path)
+    if path.is_dir():
+        return _load_hub(os.fspath(path.absolute()), None, progress)
+    own = read_description(path)
+    if own is None:
+        raise InputError(
+            f"{path} does not describe its network; pass it as weights, with the name of the model "
+            "that is closest to it"
+        )
+    checkpoint = load_checkpoint(path, {"zoo": own.network})
+    aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
+    return Loaded(checkpoint.state, replace(own, aux_head=aux_head), LoadReport(path, "local"))
 
 
 def _find_weights(
@@ -203,11 +231,6 @@ def _find_weights(
     if weights is None or chosen:
         return chosen or record, None
     path = Path(weights)
-    if os.path.isdir(path):  # noqa: PTH112 - False for names that cannot be paths
-        raise InputError(
-            f"weights {str(weights)!r} is a folder; load it with ISANet.from_pretrained, or pass "
-            "the path of a file"
-        )
     if os.path.lexists(path):
         return record, path
     if not isinstance(weights, str) or path.suffix in FILE_SUFFIXES or len(path.parts) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 import isanet_zoo
 from isanet_zoo import (
     CheckpointError,
+    HeadConfig,
     InputError,
     ISANet,
     UnknownModelError,
@@ -22,6 +24,7 @@ from isanet_zoo import (
     factories,
     get_weights,
     list_models,
+    save_model,
 )
 from isanet_zoo.weights import checkpoints, tensors
 from isanet_zoo.weights.layouts import SSSEG
@@ -306,7 +309,7 @@ def test_weights_may_be_a_tag() -> None:
         ({"weights": b"ssseg"}, InputError, "weights is a bytes; it must be a tag, a path"),
         ({"weights": 3}, InputError, "weights is a int; it must be a tag, a path"),
         ({"weights": " ssseg"}, UnknownModelError, "which has ssseg"),
-        ({"weights": Path()}, InputError, "'.' is a folder; load it with ISANet.from_pretrained"),
+        ({"weights": Path()}, CheckpointError, r"config\.json is missing"),
         ({"weights": "~nosuchuser/a.pth"}, InputError, "there is no such file"),
         ({"weights": "a\x00.pth"}, InputError, "there is no such file"),
         ({"weights": "a" * 300 + ".pth"}, InputError, "there is no such file"),
@@ -333,3 +336,36 @@ def test_create_model_name_that_is_no_string_is_refused(name: Any) -> None:
 def test_create_model_unknown_name_has_a_suggestion() -> None:
     with pytest.raises(UnknownModelError, match="did you mean isanet_resnet50os8_voc"):
         create_model("isanet_resnet50_voc")
+
+
+def test_create_model_from_files_and_folders_that_describe_themselves(tmp_path: Path) -> None:
+    name = "isanet_efficientnet_lite0os8_camvid"
+    model = create_model(name, pretrained=True)
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "best.safetensors"
+    shutil.copy(tmp_path / "saved" / "model.safetensors", file)
+    expected = tensors.state_digest(model.state_dict())
+    for path in (file, tmp_path / "saved", tmp_path / "run"):
+        for loaded in (create_model(str(path), True), create_model(name, weights=path)):
+            assert tensors.state_digest(loaded.state_dict()) == expected
+            assert loaded.label_set == model.label_set
+            assert not loaded.training
+    with pytest.raises(CheckpointError, match="was made from isanet_efficientnet"):
+        create_model("isanet_resnet50os8_voc", weights=file)
+    other = ISANet("test_resnet", 5, head=HeadConfig(channels=8, key_channels=8))
+    save_model(other, tmp_path / "other.safetensors")
+    assert create_model(str(tmp_path / "other.safetensors"), True).config == other.config
+    with pytest.raises(CheckpointError, match="is for the encoder test_resnet, isanet_resnet50os8"):
+        create_model("isanet_resnet50os8_voc", weights=tmp_path / "other.safetensors")
+    torch.save({"a": torch.ones(1)}, tmp_path / "foreign.pth")
+    with pytest.raises(InputError, match="does not describe its network; pass it as weights, with"):
+        create_model(str(tmp_path / "foreign.pth"), True)
+
+
+def test_create_model_from_a_url_is_refused() -> None:
+    url = "https://example.org/a.pth"
+    with pytest.raises(InputError, match="is a URL; download the file and pass its path"):
+        create_model(url, True)
+    with pytest.raises(InputError, match="is a URL; download the file and pass its path"):
+        create_model("isanet_resnet50os8_voc", weights=url)

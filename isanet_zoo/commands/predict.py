@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
     parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="images, or folders of some")
     parser.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see `list` (default: the built-in)"
+        "-m", "--model", metavar="NAME|PATH", help="see `list` (default: the built-in)"
     )
     add_weights(parser)
     parser.add_argument(

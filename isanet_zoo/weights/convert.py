@@ -43,6 +43,11 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     own = read_description(path)
     if own and own.model not in ("", weights.model):
         raise CheckpointError(f"{path} was made from {own.model}, not from {weights.model}")
+    if own and own.network.backbone != weights.network.backbone:
+        raise CheckpointError(
+            f"{path} is for the encoder {own.network.backbone}, {weights.model} has "
+            f"{weights.network.backbone}; pass the file alone, without the name of a model"
+        )
     known = families(weights)
     networks = {family: other.network for family, other in known.items()}
     networks["zoo"] = own.network if own else weights.network
