@@ -1,14 +1,16 @@
-"""Fixtures: a cache of their own for all tests, and a zoo that is small enough for fault tests."""
+"""Fixtures: a private cache, reference checkpoints of the published models, a zoo of one model."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from isanet_zoo.manifest import lookup
 from isanet_zoo.manifest.config import HeadConfig, NetworkConfig
@@ -16,6 +18,9 @@ from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights import checkpoints, sources
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    torch.set_num_threads(max(torch.get_num_threads() // workers, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -29,21 +34,30 @@ def _private_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def mirror(shared_folder: Path) -> Path:
     """A folder with a reference checkpoint of each of the six models, under its published name."""
-    folder = tmp_path_factory.mktemp("mirror")
-    for weights in lookup.load_manifest().values():
-        if weights.family != "ssseg":
-            continue
-        state = reference.fill(reference.upstream_shapes(weights.name))
-        torch.save({"model": state}, folder / weights.filename)
+    folder = shared_folder / "mirror"
+    with FileLock(f"{folder}.lock"):
+        folder.mkdir(exist_ok=True)
+        for weights in lookup.load_manifest().values():
+            path = folder / weights.filename
+            if weights.family == "ssseg" and not path.exists():
+                state = reference.fill(reference.upstream_shapes(weights.name))
+                torch.save({"model": state}, path)
     return folder
 
 
 @pytest.fixture(scope="session")
-def zoo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zoo_cache(shared_folder: Path) -> Path:
     """A cache that is kept between tests, so that each of the six models is converted once."""
-    return tmp_path_factory.mktemp("zoo_cache")
+    return shared_folder / "zoo_cache"
 
 
 @pytest.fixture
@@ -61,7 +75,7 @@ class TinyZoo:
         weights: its record in the manifest. Its only source is on a host that does not exist.
         state: the tensors of its published file, under upstream's names.
         published: that file.
-        mirror: the folder it lies in.
+        mirror: the folder that contains it.
         manifest: the manifest's file.
     """
 
