@@ -83,7 +83,7 @@ def in_new_process(way: str, *arguments: object) -> float:
 
 
 def make_model(backbone: str = "resnet50c", num_classes: int = 150) -> ISANet:
-    """Return a network whose norms have statistics of their own, as trained ones have."""
+    """Return a network whose norms have random statistics, like a trained one."""
     torch.manual_seed(0)
     model = ISANet(backbone, num_classes)
     for norm in model.modules():

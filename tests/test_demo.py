@@ -333,7 +333,7 @@ def _rows(segmentation: isanet_zoo.Segmentation) -> list[str]:
 class TestPage:
     def test_results_equal_those_of_the_library(self, page: Any) -> None:
         predictor = isanet_zoo.Predictor(BUILT_IN, confidence=True)
-        for photo in (reference.DATA / "pictures" / "home.jpg", STREET):
+        for photo in (reference.DATA / "images" / "home.jpg", STREET):
             expected = predictor(photo)
             assert isinstance(expected, isanet_zoo.Segmentation)
             assert expected.confidence is not None

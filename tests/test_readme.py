@@ -1,4 +1,4 @@
-"""What the README says is true: its table is the manifest's, and its code runs."""
+"""The README's table, code, commands and links."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_table_of_models_is_the_manifest_s(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = reference.DATA / "pictures" / "home.jpg"
+    picture = reference.DATA / "images" / "home.jpg"
     (tmp_path / "photos").mkdir()
     for target in ("photo.jpg", "photos/1.jpg", "photos/2.jpg"):
         shutil.copy(picture, tmp_path / target)

@@ -24,7 +24,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add `--weights`."""
-    parser.add_argument("-w", "--weights", help="a tag of the model, or a file of your own")
+    parser.add_argument("-w", "--weights", help="a tag of the model, or a file")
 
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:

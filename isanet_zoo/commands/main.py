@@ -39,7 +39,7 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
         learn.train_run,
     ),
     "convert": (
-        "Convert an upstream checkpoint of your own to safetensors.",
+        "Convert an upstream checkpoint to safetensors.",
         files.convert_arguments,
         files.convert_run,
     ),

@@ -199,7 +199,7 @@ def _stream(source: FileLike, name: str) -> BinaryIO:
             raise InputError(name + reason) from error
     if isinstance(source, io.TextIOBase):
         raise InputError(f"{name} is opened as text; use open(path, 'rb')")
-    with contextlib.suppress(AttributeError, OSError):  # of a pipe, say
+    with contextlib.suppress(AttributeError, OSError):  # such as of a pipe
         source.seek(0)
     most = Image.MAX_IMAGE_PIXELS
     return io.BytesIO(source.read(most * BYTES_PER_PIXEL + 1 if most else -1))

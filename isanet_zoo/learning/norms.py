@@ -52,7 +52,7 @@ def synchronise(model: ISANet, device: torch.device) -> None:
         synchronise_norms(model)
     elif distributed.rank() == 0 and _trains_norms(model):
         logger.warning(
-            "on CPUs, batch norms use the images of their own process, as torch has no "
+            "on CPUs, batch norms use the images of each process separately, as torch has no "
             "SyncBatchNorm for them; running statistics are those of process 0"
         )
 

@@ -144,7 +144,7 @@ def _check_pin(entry: CacheEntry, weights: Weights, digest: str) -> None:
     if weights.trust == "pinned" and pin and digest != pin.state_digest:
         raise IntegrityError(
             f"{weights.filename} has other tensors than the first time on this machine (digest "
-            f"{digest}, was {pin.state_digest}); if you know why, accept them with `isanet-zoo "
+            f"{digest}, was {pin.state_digest}); if this is expected, accept them with `isanet-zoo "
             f"download {weights.name} --force`"
         )
 

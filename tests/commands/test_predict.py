@@ -22,7 +22,7 @@ from isanet_zoo.manifest import lookup
 from tests import reference
 from tests.conftest import TinyZoo
 
-HOME = reference.DATA / "pictures" / "home.jpg"
+HOME = reference.DATA / "images" / "home.jpg"
 Captured = pytest.CaptureFixture[str]
 
 

@@ -57,7 +57,7 @@ def read_description(path: Path) -> Description:
 def write_images(folder: Path) -> Path:
     """Write three parts of a photo to a new folder."""
     folder.mkdir()
-    with Image.open(reference.DATA / "pictures" / "home.jpg") as image:
+    with Image.open(reference.DATA / "images" / "home.jpg") as image:
         for number in range(3):
             part = image.crop((40 * number, 0, 40 * number + 200, 150))
             part.save(folder / f"{number}.png")

@@ -228,7 +228,7 @@ def test_torch_compile_captures_one_graph() -> None:
 
 
 def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
-    model, photo = small(), reference.DATA / "pictures" / "home.jpg"
+    model, photo = small(), reference.DATA / "images" / "home.jpg"
     with Image.open(photo) as image:
         size = (image.height, image.width)
     path = export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=size, check=False)

@@ -21,7 +21,7 @@ from tests.conftest import TINY_NETWORK
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
 FILES = {"README.md", "config.json", "model.safetensors"}
-IMAGE = reference.DATA / "pictures" / "home.jpg"
+IMAGE = reference.DATA / "images" / "home.jpg"
 FRUIT = LabelSet(
     "fruit",
     "Fruit of a market",

@@ -137,7 +137,7 @@ def test_bitmap_of_565_bits_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif"])
 def test_photograph_is_decoded_as_by_cv2(suffix: str, tmp_path: Path) -> None:
-    photograph = DATA / "pictures" / "home.jpg"
+    photograph = DATA / "images" / "home.jpg"
     path = tmp_path / f"copy{suffix}"
     path.write_bytes(photograph.read_bytes())
     if suffix != ".jpg":

@@ -153,7 +153,7 @@ def test_local_statistics_on_cpus_are_logged_once(tmp_path: Path) -> None:
     tiny.run(warn_together, tmp_path, processes=2)
     first, second = shared(tmp_path)
     (message,) = first
-    assert "batch norms use the images of their own process" in message
+    assert "batch norms use the images of each process separately" in message
     assert second == []
 
 
