@@ -65,5 +65,5 @@ def test_help_of_every_command_avoids_unclear_words() -> None:
     parser = make_parser()
     texts = [parser.format_help()]
     for action in parser._subparsers._group_actions:  # type: ignore[union-attr]
-        texts += [command.format_help() for command in action.choices.values()]  # type: ignore[union-attr, attr-defined]
+        texts += [command.format_help() for command in action.choices.values()]  # type: ignore[union-attr]
     assert sorted({match[0] for text in texts for match in AVOIDED.finditer(text)}) == []
