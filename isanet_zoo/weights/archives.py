@@ -29,7 +29,7 @@ def read_directory(file: BinaryIO, name: str) -> dict[str, Span]:
     Raises:
         CheckpointError: the archive is truncated or damaged, or is not as torch writes it.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     try:
         start, length = _find_directory(file, size)
         if length > min(MAX_DIRECTORY, size - start):
@@ -106,7 +106,8 @@ def _widen(numbers: list[int], extra: bytes) -> list[int]:
 def _locate(file: BinaryIO, entries: list[_Entry], end: int) -> dict[str, Span]:
     """Return the place of each entry's content, which must be before the next entry."""
     spans: dict[str, Span] = {}
-    for entry, following in zip(entries, [*[e.position for e in entries[1:]], end], strict=True):
+    ends = [*(entry.position for entry in entries), end][1:]
+    for entry, following in zip(entries, ends, strict=True):
         file.seek(entry.position)
         magic, *_, named, extra = LOCAL.unpack(file.read(LOCAL.size))
         position = entry.position + LOCAL.size + named + extra

@@ -129,7 +129,8 @@ def read_legacy_file(file: BinaryIO, name: str) -> TorchFile:
     Raises:
         CheckpointError: the file is damaged, or its pickle is not safe.
     """
-    end = os.fstat(file.fileno()).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     for _ in range(3):  # magic number, version, and the machine's sizes of types
         read_pickle(file, end, name)
     content, references = read_pickle(file, end, name)
