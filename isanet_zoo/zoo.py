@@ -106,8 +106,8 @@ def _check(
     for flag, value in (("pretrained", pretrained), ("pretrained_backbone", pretrained_backbone)):
         if not isinstance(value, bool):
             raise InputError(f"{flag} is {value!r}; it must be True or False")
-    if not (weights is None or isinstance(weights, (str, os.PathLike))) or weights == "":
-        kind = "empty" if weights == "" else f"a {type(weights).__name__}"
+    if not isinstance(weights, (str, os.PathLike, type(None))) or weights == "":
+        kind = "empty" if isinstance(weights, str) else f"a {type(weights).__name__}"
         raise InputError(f"weights is {kind}; it must be a tag, a path or a repository")
     if pretrained and weights is not None:
         raise InputError(

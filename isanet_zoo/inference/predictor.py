@@ -35,19 +35,23 @@ class Predictor:
     """A network prepared for segmenting images; build it once and call it often.
 
     It computes with a copy of the network, folded for inference. Several threads may share it.
-    Processes should be started with ``spawn``: after a ``fork``, the threads of torch are missing
-    and the child waits for them for ever, and CUDA raises "Cannot re-initialize CUDA in forked
-    subprocess". Workers of a `DataLoader` compute in one thread, and are affected on CUDA only.
+
+    Start other processes with ``spawn``: torch deadlocks in a process that is forked after it has
+    used several threads, and on CUDA raises "Cannot re-initialize CUDA in forked subprocess".
+    Workers of a `DataLoader` use one thread, so that they work on the CPU but not on CUDA.
 
     Args:
-        model: a network; or a name of the zoo, whose published weights are then loaded.
-        device: where to compute; the network's device if None.
+        model: a network; or the name of published weights or a file that this library wrote, which
+            are then loaded.
+        device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
+            computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
         dtype: type of the network's arithmetic, float32 if None. `torch.bfloat16` is faster on
             hardware that supports it, and changes labels where two classes are nearly equal;
             ``"auto"`` uses it on such hardware. Labels are always decided in float32.
         compile: run the network through `torch.compile`: slow to start, faster for many images.
-        batch_size: images of one size that go through the network together.
-        scales: factors of the test-time augmentation, over which logits are averaged.
+        batch_size: images of one size that go through the network together, up to 4096.
+        scales: factors of the test-time augmentation, over which logits are averaged: up to 32,
+            each from 1/16 to 16.
         flip: also average over horizontally flipped images.
         tile: side, or (height, width), of the tiles of sliding-window inference, in pixels of the
             network's input; ``"whole"`` for no tiles; None for the weights' test protocol.
