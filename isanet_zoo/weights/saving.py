@@ -43,7 +43,8 @@ def describe(
     state, origin = plain_state(model), model.origin
     aux_head = any(key.startswith("aux_head.") for key in state)
     if check_parts:
-        check(widen(state), structure(model.config, aux_loss=aux_head), "the model to save")
+        expected = structure(model.config, aux_loss=aux_head, cls=type(model))
+        check(widen(state), expected, "the model to save")
     digest = state_digest(state)
     unchanged = origin is not None and digest == model.load_report.state_digest
     provenance = origin.provenance if origin else None

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from isanet_zoo import ISANet, create_model
-from tests.conftest import TinyZoo
+from isanet_zoo import CheckpointError, ISANet, create_model
+from tests.conftest import TINY_NETWORK, TinyZoo
 from tests.hub.models import (
     BUILT_IN,
     FILES,
@@ -134,3 +134,20 @@ def test_saved_files_have_usual_permissions(tmp_path: Path) -> None:
     random_model().save_pretrained(tmp_path)
     expected = stat.S_IMODE((tmp_path / "plain").stat().st_mode)
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in FILES} == {expected}
+
+
+class Calibrated(ISANet):
+    """An ISANet with a parameter of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.temperature = torch.nn.Parameter(torch.ones(1))
+
+
+def test_round_trip_of_a_subclass_keeps_its_parameters(tmp_path: Path) -> None:
+    model = Calibrated("test_resnet", 5, head=TINY_NETWORK.head)
+    torch.nn.init.constant_(model.temperature, 2.5)
+    model.save_pretrained(tmp_path)
+    assert Calibrated.from_pretrained(tmp_path).temperature.item() == 2.5
+    with pytest.raises(CheckpointError, match="unknown: temperature"):
+        ISANet.from_pretrained(tmp_path)
