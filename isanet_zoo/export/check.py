@@ -44,10 +44,10 @@ def sizes_to_try(partition: tuple[int, int]) -> list[tuple[int, int, int]]:
 
 def noise(shape: Shape, preprocess: bool) -> Tensor:
     """Return a random input of a shape, the same in every run."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     if preprocess:
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    return torch.randn(shape, generator=generator)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device="cpu")
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 @torch.no_grad()

@@ -124,9 +124,9 @@ class InterlacedAttention(nn.Module):
 
 
 def _is_exporting() -> bool:
-    """Return True while `torch.export` traces, but for an ONNX file, whose sizes are open anyway.
+    """Return True while `torch.export` traces, but not for an ONNX file, whose sizes are open.
 
-    Versions of torch before 2.7 do not tell; there the result is False.
+    It is always False in versions of torch before 2.7.
     """
     is_exporting = getattr(torch.compiler, "is_exporting", None)
     return bool(is_exporting and is_exporting()) and not torch.onnx.is_in_onnx_export()
@@ -135,8 +135,8 @@ def _is_exporting() -> bool:
 def _open_size(size: int) -> int:
     """Return a size that an exported program does not restrict.
 
-    Otherwise `torch.export` concludes from the traced input that there are several windows, and the
-    program refuses images of 64 pixels or less.
+    Otherwise `torch.export` infers from the traced input that there are several windows, and the
+    program does not support images of 64 pixels or less.
     """
     opened: int = torch.tensor(size, device="cpu").item()  # type: ignore[assignment]
     torch._check(opened >= 1)

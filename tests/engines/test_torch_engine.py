@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import timm
@@ -77,3 +78,23 @@ def test_engine_of_an_encoder_with_hooks_may_be_shared_by_threads() -> None:
         for actual, alone in zip(pool.map(engine, 10 * images), 10 * expected, strict=True):
             assert actual.shape == alone.shape
             assert relative(actual, alone) < 2e-5
+
+
+def test_engine_does_not_depend_on_the_default_device_and_type() -> None:
+    network, images = make_network(), torch.randn(1, 3, 64, 72)
+    expected = create_engine(network)(images)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(create_engine(network)(images), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_folded_network_compiles_to_one_graph() -> None:
+    network, images = make_network(), torch.randn(2, 3, 64, 80)
+    folded = create_engine(network).network  # type: ignore[attr-defined]
+    compiled: Any = torch.compile(folded.forward_logits, fullgraph=True, backend="eager")
+    with torch.inference_mode():
+        logits: Tensor = compiled(images)
+        assert relative(logits, logits_of(network, images)) < 2e-5

@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from isanet_zoo import ExportError, ISANet, export_onnx
-from isanet_zoo.export import graph, onnx_file, options
+from isanet_zoo.export import check, graph, onnx_file, options
 from tests.export.networks import FIXED, small
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.mark.parametrize("preprocess", [False, True])
+def test_noise_is_the_same_for_every_default_device(preprocess: bool) -> None:
+    expected = check.noise((1, 3, 4, 5), preprocess)
+    with torch.device("meta"):
+        assert torch.equal(check.noise((1, 3, 4, 5), preprocess), expected)
 
 
 def test_static_file_in_place_of_a_dynamic_one_is_not_written(
