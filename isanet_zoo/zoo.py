@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError
+from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError, printable
 from isanet_zoo.hub.transfer import PREFIX
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
@@ -91,7 +91,7 @@ def create_model(
     model = load_network(
         ISANet, loaded, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
     )
-    logger.info("%s: %s", name, model.load_report)
+    logger.info("%s: %s", printable(name, 500), model.load_report)
     return model
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from isanet_zoo.commands import browse, files, learn, maintain, predict, share
 from isanet_zoo.commands.output import complain, robust_streams
-from isanet_zoo.errors import ZooError
+from isanet_zoo.errors import LONGEST_MESSAGE, ZooError, printable
 from isanet_zoo.version import __version__
 
 # Run functions import torch themselves: `list`, `info` and `--help` stay fast, and `env` works if
@@ -100,12 +100,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Formatter(logging.Formatter):
+    """Escape control characters, which names of files may contain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(
+            printable(line, LONGEST_MESSAGE) for line in super().format(record).split("\n")
+        )
+
+
 @contextlib.contextmanager
 def _log_to_stderr(level: int) -> Iterator[None]:
     """Print log records of this level and above."""
     logger = logging.getLogger("isanet_zoo")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("isanet-zoo: %(message)s"))
+    handler.setFormatter(_Formatter("isanet-zoo: %(message)s"))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing_extensions import Unpack
 
 from isanet_zoo import records
-from isanet_zoo.errors import CheckpointError, InputError, IntegrityError
+from isanet_zoo.errors import CheckpointError, InputError, IntegrityError, printable
 from isanet_zoo.files import check_target, open_regular, replace, temporary_file
 from isanet_zoo.hub import card, transfer
 from isanet_zoo.manifest.weights import ModelFacts
@@ -46,7 +46,7 @@ def from_pretrained(
     """Load a network of class `cls`; see `ISANet.from_pretrained`."""
     loaded = read_saved(source, cls=cls, revision=revision, token=token, progress=progress)
     model = load_network(cls, loaded)
-    logger.info("%s: %s", source, model.load_report)
+    logger.info("%s: %s", printable(source, 500), model.load_report)
     return model
 
 

@@ -13,6 +13,7 @@ from isanet_zoo.errors import (
     IntegrityError,
     OfflineError,
     SourceError,
+    printable,
 )
 from isanet_zoo.files import hash_file, temporary_file
 from isanet_zoo.manifest.lookup import get_weights
@@ -129,7 +130,7 @@ def _fill(
                     _check_pin(entry, weights, digest)
                 _place(entry, state, digest, fetched)
                 for failed, reason in tried:
-                    logger.warning("%s: %s", failed, reason)
+                    logger.warning("%s: %s", printable(failed), reason)
                 logger.info("%s: %s weights from %s", entry.name, weights.family, fetched.source)
                 return
             except (SourceError, OfflineError, CheckpointError, IntegrityError) as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from isanet_zoo.errors import CheckpointError
+from isanet_zoo.errors import CheckpointError, printable
 from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
@@ -67,7 +67,7 @@ class LoadReport:
     state_digest: str = ""
 
     def __str__(self) -> str:
-        notes = [f"{self.source} ({self.trust}, {self.family})"]
+        notes = [f"{printable(self.source, 500)} ({self.trust}, {self.family})"]
         for word in ("fresh", "adapted", "unused"):
             if keys := getattr(self, word):
                 notes.append(f"{word}: {', '.join(keys)}")

@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from isanet_zoo.errors import CheckpointError, InputError
+from isanet_zoo.errors import CheckpointError, InputError, printable
 from isanet_zoo.files import atomic_write, check_target
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
@@ -59,7 +59,8 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     closest = known.get(family, weights)
     aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
     logger.info(
-        "%s: a file of %s for %d classes, like %s", path, family, network.num_classes, closest.name
+        "%s: a file of %s for %d classes, like %s",
+        *(printable(path, 500), family, network.num_classes, closest.name),
     )
     if own is None:
         return checkpoint, describe_own(closest, network, aux_head=aux_head)

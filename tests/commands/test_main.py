@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from isanet_zoo.commands import main as main_module
 from isanet_zoo.commands.main import main, make_parser
 from tests.conftest import TinyZoo
 
@@ -64,3 +65,9 @@ def test_command_without_a_network_imports_no_large_package(command: str) -> Non
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+def test_log_record_with_control_characters_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    with main_module._log_to_stderr(logging.WARNING):
+        logging.getLogger("isanet_zoo.test").warning("folder %s", "\x1b[2J\x07")
+    assert capsys.readouterr().err == "isanet-zoo: folder \\x1b[2J\\x07\n"
