@@ -51,7 +51,9 @@ class ZooError(Exception):
     def __init__(self, message: str = "") -> None:
         lines = message[: LONGEST_MESSAGE + 1].split("\n")
         text = "\n".join(printable(line, LONGEST_MESSAGE) for line in lines)
-        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}...")
+        if len(text) > LONGEST_MESSAGE:
+            text = f"{text[: LONGEST_MESSAGE - 3]}..."
+        super().__init__(text)
 
 
 class UnknownModelError(ZooError, LookupError):
