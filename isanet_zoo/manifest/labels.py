@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,6 +86,7 @@ class LabelSet(Record):
 
         Raises:
             UnknownModelError: there is no such class; the message names close ones.
+            InputError: it is neither an id nor a name.
         """
         if isinstance(which, str):
             short = {self.short_name(index): index for index in reversed(range(len(self)))}
@@ -94,11 +96,18 @@ class LabelSet(Record):
             close = difflib.get_close_matches(which, known, n=3)
             advice = f"did you mean {', '.join(close)}?" if close else "see label_set.names"
             raise UnknownModelError(f"{self.title} has no class {which!r}; {advice}")
-        if not 0 <= which < len(self):
+        try:
+            index = operator.index(which)
+        except TypeError as error:
+            raise InputError(
+                f"class is a {type(which).__name__}; it must be an id or a name"
+            ) from error
+        if not 0 <= index < len(self):
+            shown = index if abs(index) < 10**9 else "of a very large id"
             raise UnknownModelError(
-                f"{self.title} has no class {which}; ids are 0..{len(self) - 1}"
+                f"{self.title} has no class {shown}; ids are 0..{len(self) - 1}"
             )
-        return which
+        return index
 
 
 def _voc_colour(index: int) -> str:

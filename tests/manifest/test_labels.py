@@ -80,10 +80,17 @@ def test_index_prefers_whole_names_and_earlier_classes() -> None:
         (19, "Cityscapes has no class 19; ids are 0..18"),
         (-1, "Cityscapes has no class -1; ids are 0..18"),
         (255, "Cityscapes has no class 255; ids are 0..18"),
+        pytest.param(10**5000, "Cityscapes has no class of a very large id", id="large"),
     ],
 )
 def test_index_unknown_class_is_refused_with_advice(which: int | str, message: str) -> None:
     with pytest.raises(UnknownModelError, match=message):
+        CITYSCAPES.index(which)
+
+
+@pytest.mark.parametrize("which", [None, 1.5, float("nan"), b"road", [1]])
+def test_index_of_neither_id_nor_name_is_refused(which: Any) -> None:
+    with pytest.raises(InputError, match=f"class is a {type(which).__name__}; it must be an id"):
         CITYSCAPES.index(which)
 
 
