@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from isanet_zoo.commands import browse, files, learn, maintain, predict, share
 from isanet_zoo.commands.output import complain, robust_streams
@@ -125,9 +126,17 @@ def _log_to_stderr(level: int) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, also of each command, whose errors are safe for terminals."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error, in which arguments may be names of a stranger's files, and exit."""
+        super().error(printable(message, LONGEST_MESSAGE - 3))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="isanet-zoo",
         description="Every published ISANet weight, one line away.",
         epilog="Variables: ISANET_ZOO_CACHE (folder for weights), ISANET_ZOO_MIRROR (comma list of "

@@ -26,6 +26,25 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "x", "\x1b[2J"],
+        ["info", "x", "\x1b" * 5000],
+        ["predict", "x", "--tile", "9" * 5000],
+    ],
+    ids=["escape", "escapes", "digits"],
+)
+def test_wrong_usage_is_shown_safely(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.isprintable()
+    assert len(last) < 4100
+
+
 @pytest.mark.parametrize("arguments", [["-v", "download"], ["download", "-v"]])
 def test_verbose_logs_to_stderr_and_leaves_no_handler(
     arguments: list[str], tiny: TinyZoo, capsys: pytest.CaptureFixture[str]
