@@ -29,7 +29,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:
     """Add the options that choose images and masks."""
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set")
+    parser.add_argument("--data", type=to_path, required=True, metavar="ROOT", help="the data set")
     parser.add_argument(
         "--layout",
         choices=("voc", "pascal_context", "ade20k", "cityscapes", "camvid", "folder"),
@@ -89,7 +89,9 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
     """Add `--manifest`."""
-    parser.add_argument("--manifest", type=Path, help="the file to write (default: the one in use)")
+    parser.add_argument(
+        "--manifest", type=to_path, help="the file to write (default: the one in use)"
+    )
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +101,13 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write nothing: list the files with their sizes, and print the model card",
     )
+
+
+def to_path(text: str) -> Path:
+    """Return text as a path; refuse an empty one, as of an unset variable."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; write . for the current folder")
+    return Path(text)
 
 
 def tile(text: str) -> int | tuple[int, int] | str:

@@ -20,6 +20,7 @@ from isanet_zoo.commands.arguments import (
     device,
     layout,
     prediction,
+    to_path,
 )
 from isanet_zoo.commands.output import print_json, print_trust
 from isanet_zoo.errors import InputError, ManifestError
@@ -42,7 +43,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_data(parser, "val")
     add_prediction(parser)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each image")
+    parser.add_argument(
+        "--csv", type=to_path, metavar="FILE", help="write the scores of each image"
+    )
     parser.add_argument(
         "--force", action="store_true", help="replace a CSV that isanet-zoo did not write"
     )
@@ -101,7 +104,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--encoder", metavar="FILE", help="start from this encoder")
     start.add_argument("--scratch", action="store_true", help="train from scratch")
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("run"), help="folder of the run (default: run)"
+        "-o", "--out", type=to_path, default=Path("run"), help="folder of the run (default: run)"
     )
     parser.add_argument(
         "--set",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction
+from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction, to_path
 from isanet_zoo.commands.output import complain, print_json, print_trust
 from isanet_zoo.errors import InputError, printable
 
@@ -31,7 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_weights(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("out"), help="folder for the results (default: out)"
+        "-o",
+        "--out",
+        type=to_path,
+        default=Path("out"),
+        help="folder for the results (default: out)",
     )
     add_prediction(parser)
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps")

@@ -7,7 +7,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from isanet_zoo.commands.arguments import add_dry_run, add_weights, size
+from isanet_zoo.commands.arguments import add_dry_run, add_weights, size, to_path
 from isanet_zoo.commands.output import print_dry, print_trust
 from isanet_zoo.errors import InputError
 
@@ -53,7 +53,7 @@ def push_run(options: argparse.Namespace) -> int:
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument("name", help="see `list`")
-    parser.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
+    parser.add_argument("out", type=to_path, metavar="OUT.onnx", help="the file to write")
     add_weights(parser)
     parser.add_argument("--labels", action="store_true", help="return class ids instead of logits")
     parser.add_argument(
@@ -67,7 +67,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     small.add_argument("--int8", action="store_true", help="quantise for CPUs; needs --calibrate")
     parser.add_argument(
         "--calibrate",
-        type=Path,
+        type=to_path,
         metavar="DIR",
         help="images for --int8; not those of a test",
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from isanet_zoo.commands import arguments
+from isanet_zoo.commands.main import main
 from isanet_zoo.errors import InputError
 
 
@@ -53,3 +54,23 @@ def test_default_device_is_the_best_and_the_own_one_under_torchrun(
 def test_missing_device_is_refused_with_those_of_the_machine(name: str) -> None:
     with pytest.raises(InputError, match=r"is not available; torch .* can compute on .*cpu"):
         arguments.device(argparse.Namespace(device=name))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["evaluate", "name", "--data", ""],
+        ["evaluate", "name", "--data", "d", "--csv", ""],
+        ["train", "name", "--data", ""],
+        ["train", "name", "--data", "d", "--out", ""],
+        ["predict", "a.png", "--out", ""],
+        ["export", "name", ""],
+        ["export", "name", "a.onnx", "--calibrate", ""],
+    ],
+)
+def test_empty_path_is_not_the_current_folder(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(line)
+    assert "the path is empty" in capsys.readouterr().err
