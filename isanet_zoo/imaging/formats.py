@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -39,6 +39,7 @@ FORMATS = {  # Pillow's name -> suffixes
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 BYTES_PER_PIXEL = 16  # bounds a file's bytes by Pillow's bound on pixels
 MOST_SCANS = 100  # of a JPEG; each takes time for the whole image, even if it is a few bytes
+MOST_TAGS = 500  # of a TIFF; Pillow prints a warning for each one that is damaged
 START_OF_SCAN = b"\xff\xda"
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
@@ -97,6 +98,8 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
             raise InputError(f"{name} is an empty file; fetch or copy it again")
         if most and size > most * BYTES_PER_PIXEL:
             raise Image.DecompressionBombError(f"{size} bytes")
+        if (tags := _count_tiff_tags(stream)) > MOST_TAGS:
+            raise InputError(f"{name} has {tags} TIFF tags, more than {MOST_TAGS}; save it anew")
         Image.init()
         try:
             image = Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
@@ -115,6 +118,22 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
             if (scans := stream.read().count(START_OF_SCAN)) > MOST_SCANS:
                 raise InputError(f"{name} has {scans} scans, more than {MOST_SCANS}; save it anew")
         yield image, name
+
+
+def _count_tiff_tags(stream: IO[bytes]) -> int:
+    """Return the number of tags in the first directory of a TIFF; 0 for other files."""
+    stream.seek(0)
+    head = stream.read(16)
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    version = int.from_bytes(head[2:4], order)
+    if head[:2] not in (b"II", b"MM") or version not in (42, 43):
+        stream.seek(0)
+        return 0
+    position, width = (head[4:8], 2) if version == 42 else (head[8:16], 8)  # 43: BigTIFF
+    stream.seek(min(int.from_bytes(position, order), stream.seek(0, os.SEEK_END)))
+    tags = int.from_bytes(stream.read(width), order)
+    stream.seek(0)
+    return tags
 
 
 def upright(image: Image.Image) -> Image.Image:

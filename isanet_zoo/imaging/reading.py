@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -75,7 +75,7 @@ def find_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
         return [images]  # type: ignore[list-item]
     if isinstance(images, (str, os.PathLike)):
         return list_folder(Path(os.fsdecode(images)))
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise InputError(f"expected images, got {type(images).__name__}; {ACCEPTED}")
     return images  # type: ignore[return-value]
 

@@ -55,8 +55,10 @@ def open_dataset(
         InputError: the layout is unknown, a folder or file is missing, an image has no mask or a
             mask no image, or `classes.txt` cannot be used.
     """
-    if layout not in DATASET_LAYOUTS:
+    if not isinstance(layout, str) or layout not in DATASET_LAYOUTS:
         raise InputError(f"layout is {layout!r}; choose one of {', '.join(DATASET_LAYOUTS)}")
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise InputError(f"root is {root!r}; pass the folder of the data set")
     rules, root = DATASET_LAYOUTS[layout], Path(root)
     try:
         if label_set is None:

@@ -117,7 +117,14 @@ def list_models(
         filter: a pattern as of `fnmatch`, such as ``"*resnet101*"``.
         dataset: only these, such as ``"ade20k"``.
         backbone: only this timm encoder, such as ``"resnet50c"``.
+
+    Raises:
+        InputError: `filter` is not a string.
     """
+    if not isinstance(filter, str):
+        raise InputError(
+            f"filter is a {type(filter).__name__}; pass a string such as '*resnet101*'"
+        )
     return sorted(
         weights.name
         for weights in load_manifest().values()

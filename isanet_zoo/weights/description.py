@@ -29,7 +29,7 @@ from isanet_zoo.weights.tensors import DESCRIPTION
 
 LONGEST_HEADER = 1 << 22  # bytes, of a safetensors file
 
-MOST_AFFINITIES = 1 << 26  # of pairs of positions, that attention within one image computes
+MOST_AFFINITIES = 1 << 25  # of pairs of positions, that attention within one image computes
 
 # The Hugging Face Hub's abbreviations of licences, by the beginning of their name in the manifest.
 LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}

@@ -388,3 +388,14 @@ def test_stem_key_is_equal_for_both_forms_of_a_name() -> None:
     composed, decomposed = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
     assert composed != decomposed
     assert stem_key(Path(f"x/{decomposed}.png")) == stem_key(Path(f"{composed}.jpg")) == composed
+
+
+@pytest.mark.parametrize(("order", "head"), [("<", b"II*\0"), (">", b"MM\0*")])
+def test_tiff_with_too_many_tags_is_refused_without_warnings(
+    order: str, head: bytes, tmp_path: Path
+) -> None:
+    tags = b"".join(struct.pack(f"{order}HHII", i, 1, 0x7FFFFFFF, 0) for i in range(60_000))
+    path = tmp_path / "many.tif"
+    path.write_bytes(head + struct.pack(f"{order}IH", 8, 60_000) + tags)
+    with pytest.raises(InputError, match="has 60000 TIFF tags, more than 500"):
+        read_image(path)

@@ -337,3 +337,9 @@ def test_folder_with_an_unusual_name_is_a_data_set(name: str, tmp_path: Path) ->
     root = write_folder(tmp_path / name)
     label_set = open_dataset("folder", root, "train").label_set
     assert label_set.title.isprintable()
+
+
+@pytest.mark.parametrize("root", ["", None, 3])
+def test_root_that_is_no_path_is_refused(root: object) -> None:
+    with pytest.raises(InputError, match="pass the folder of the data set"):
+        open_dataset("folder", root, "train")  # type: ignore[arg-type]
