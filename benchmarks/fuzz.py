@@ -192,7 +192,7 @@ def predict_with(card: bytes) -> None:
         path = Path(folder) / "model.safetensors"
         state = dict(small_model().state_dict())
         save_state(state, path, description=card.decode("utf-8", "replace"))
-        model = create_model("isanet_efficientnet_lite0os8_camvid", weights=path)
+        model = create_model(str(path), pretrained=True)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     result = predict(model, pixels, probabilities=True)
     assert isinstance(result, Segmentation)

@@ -13,8 +13,8 @@ from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
-from isanet_zoo.weights.checkpoints import LoadReport, load_checkpoint
-from isanet_zoo.weights.convert import load_own
+from isanet_zoo.weights.checkpoints import LoadReport
+from isanet_zoo.weights.convert import load_matching, load_own
 from isanet_zoo.weights.description import describe_published, read_description
 from isanet_zoo.weights.loading import Loaded, load_network
 
@@ -178,7 +178,7 @@ def _load_file(record: Weights, weights: str | os.PathLike[str] | None, progress
 def _refuse_url(*values: object) -> None:
     """Raise InputError for the URL of a file."""
     for value in values:
-        if isinstance(value, str) and "://" in value:
+        if isinstance(value, str) and "://" in value and not value.startswith(PREFIX):
             raise InputError(f"{value!r} is a URL; download the file and pass its path")
 
 
@@ -200,6 +200,7 @@ def _load_path(path: Path, progress: bool) -> Loaded:
 
     Raises:
         InputError: there is no such file, or it does not describe itself.
+        CheckpointError: it cannot be read safely, or its tensors are not those it describes.
     """
     if not os.path.lexists(path):
         raise InputError(f"{path}: there is no such file")
@@ -212,7 +213,7 @@ def _load_path(path: Path, progress: bool) -> Loaded:
             f"{path} does not describe its network; pass it as weights, with the name of the model "
             "that is closest to it"
         )
-    checkpoint = load_checkpoint(path, {"zoo": own.network})
+    checkpoint = load_matching(path, {"zoo": own.network}, own)
     aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
     return Loaded(checkpoint.state, replace(own, aux_head=aux_head), LoadReport(path, "local"))
 

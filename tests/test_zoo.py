@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from isanet_zoo import (
     save_model,
 )
 from isanet_zoo.weights import checkpoints, tensors
+from isanet_zoo.weights.containers import read_state
+from isanet_zoo.weights.description import read_description
 from isanet_zoo.weights.layouts import SSSEG
 from tests import reference
 from tests.conftest import TinyZoo
@@ -369,3 +372,16 @@ def test_create_model_from_a_url_is_refused() -> None:
         create_model(url, True)
     with pytest.raises(InputError, match="is a URL; download the file and pass its path"):
         create_model("isanet_resnet50os8_voc", weights=url)
+
+
+def test_create_model_from_a_file_whose_description_differs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    isanet_zoo.save_model(ISANet("test_resnet", num_classes=5), path)
+    other = read_description(path)
+    assert other is not None
+    network = replace(other.network, num_classes=7)
+    label_set = isanet_zoo.LabelSet.generic(7)
+    text = replace(other, network=network, label_set=label_set).text()
+    tensors.save_state(read_state(path, "own"), path, description=text)
+    with pytest.raises(CheckpointError, match=r"for 5 classes .* description has 7"):
+        create_model(str(path), pretrained=True)

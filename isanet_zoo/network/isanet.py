@@ -54,6 +54,7 @@ class ISANet(nn.Module):
         DownloadError: timm's weights cannot be downloaded.
 
     Example:
+        >>> import torch
         >>> model = ISANet("test_resnet", num_classes=5).eval()
         >>> model(torch.zeros(1, 3, 64, 96)).shape
         torch.Size([1, 5, 64, 96])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError, printable
 from isanet_zoo.files import atomic_write, check_target
+from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.checkpoints import Checkpoint, load_checkpoint
@@ -51,10 +53,7 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     known = families(weights)
     networks = {family: other.network for family, other in known.items()}
     networks["zoo"] = own.network if own else weights.network
-    try:
-        checkpoint = load_checkpoint(path, networks)
-    except InputError as error:  # its encoder is unknown, or it has too many classes
-        raise CheckpointError(f"{path}: {error}") from error
+    checkpoint = load_matching(path, networks, own)
     network, family = checkpoint.network, checkpoint.layout.family
     closest = known.get(family, weights)
     aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
@@ -64,15 +63,32 @@ def load_own(path: Path, weights: Weights) -> tuple[Checkpoint, Description]:
     )
     if own is None:
         return checkpoint, describe_own(closest, network, aux_head=aux_head)
-    if own.network != network:
-        raise CheckpointError(
-            f"{path} has tensors for {network.num_classes} classes and {network.in_chans} input "
-            f"channels, but its description has {own.network.num_classes} and "
-            f"{own.network.in_chans}"
-        )
     if own.model and not own.provenance:  # of version 0.1.0
         own = replace(own, provenance=Provenance.of(weights, unchanged=False))
     return checkpoint, replace(own, aux_head=aux_head)
+
+
+def load_matching(
+    path: Path, networks: Mapping[str, NetworkConfig], own: Description | None
+) -> Checkpoint:
+    """Read a user's file and compare its tensors with its own description.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or its tensors are not those of the network
+            or of the description.
+    """
+    try:
+        checkpoint = load_checkpoint(path, networks)
+    except InputError as error:  # its encoder is unknown, or it has too many classes
+        raise CheckpointError(f"{path}: {error}") from error
+    found = checkpoint.network
+    if own is not None and own.network != found:
+        raise CheckpointError(
+            f"{path} has tensors for {found.num_classes} classes and {found.in_chans} input "
+            f"channels, but its description has {own.network.num_classes} and "
+            f"{own.network.in_chans}"
+        )
+    return checkpoint
 
 
 def convert_checkpoint(

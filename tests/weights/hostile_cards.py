@@ -23,7 +23,7 @@ from isanet_zoo.manifest.weights import Metric
 
 NAME = "isanet_efficientnet_lite0os8_camvid"
 MEMORY = 500 << 20  # bytes
-SECONDS = 2.0  # of CPU time
+SECONDS = 4.0  # of CPU time; 2 on idle cores, more beside other processes
 NAN, INF = float("nan"), float("inf")
 FRUIT = LabelSet("fruit", "Fruit", ("apple", "pear"), ("#ff0000", "#00ff00"), (1, 2))
 METRIC = Metric("mIoU", 51.5, "fruit val", (1.0,), False, "whole", "somebody", None)
@@ -100,7 +100,7 @@ HOSTILE: dict[str, list[object]] = {
     "state_digest": ["0" * 63, "G" * 64, 5],
     "licence": ["\r\n", 5],
     "provenance": [{}, [], "x"],
-    "model": ["isanet_resnet50os8_voc", 3],
+    "model": [3],
 }
 
 EXTREME: list[dict[str, Any]] = [  # within every range
@@ -139,7 +139,7 @@ def outcome(path: Path) -> str:
     start = time.process_time()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     try:
-        result = predict(create_model(NAME, weights=path), pixels, probabilities=True)
+        result = predict(create_model(str(path), pretrained=True), pixels, probabilities=True)
         assert isinstance(result, Segmentation)
         assert result.probabilities is not None
         found = "finite" if np.isfinite(result.probabilities).all() else "not finite"
