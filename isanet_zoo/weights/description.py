@@ -29,7 +29,7 @@ from isanet_zoo.weights.tensors import DESCRIPTION
 
 LONGEST_HEADER = 1 << 22  # bytes, of a safetensors file
 
-MOST_AFFINITIES = 1 << 25  # of pairs of positions, that attention within one image computes
+MOST_AFFINITIES = 1 << 26  # of pairs of positions, that attention within one image computes
 
 # The Hugging Face Hub's abbreviations of licences, by the beginning of their name in the manifest.
 LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}
@@ -96,7 +96,9 @@ class Description(Record):
         side_h, side_w = map(min, self.preprocess.window or size, size)
         positions = (side_h // OUTPUT_STRIDE) * (side_w // OUTPUT_STRIDE)
         partition = self.network.head.partition
-        if positions**2 // math.prod(partition) > MOST_AFFINITIES:
+        groups = math.prod(partition)  # of long-range attention, each in memory at once
+        largest = 2 * (positions // groups) ** 2
+        if max(positions**2 // groups, largest) > MOST_AFFINITIES:
             raise InputError(
                 f"preprocess: images of {size} pixels are too large for attention with partition "
                 f"{partition}"
