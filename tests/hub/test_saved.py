@@ -137,7 +137,7 @@ def test_saved_files_have_usual_permissions(tmp_path: Path) -> None:
 
 
 class Calibrated(ISANet):
-    """An ISANet with a parameter of its own."""
+    """An ISANet with an additional parameter."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
