@@ -77,6 +77,13 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-resize", action="store_true", help="keep the size of the images")
 
 
+def add_no_check(parser: argparse.ArgumentParser) -> None:
+    """Add `--no-check`."""
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not read all masks before the start"
+    )
+
+
 def add_device(parser: argparse.ArgumentParser, examples: str) -> None:
     """Add `--device`, with examples for its help."""
     parser.add_argument("--device", help=f"such as {examples} (default: the best available)")

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from isanet_zoo.commands import browse, files, learn, maintain, predict, share
+from isanet_zoo.commands import browse, evaluate, files, maintain, predict, share, train
 from isanet_zoo.commands.output import complain, robust_streams
 from isanet_zoo.errors import LONGEST_MESSAGE, ZooError, printable
 from isanet_zoo.version import __version__
@@ -31,13 +31,13 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
     ),
     "evaluate": (
         "Evaluate a model on a data set: IoU per class; runs under torchrun, too.",
-        learn.evaluate_arguments,
-        learn.evaluate_run,
+        evaluate.arguments,
+        evaluate.run,
     ),
     "train": (
         "Train or fine-tune a model; runs under torchrun, too.",
-        learn.train_arguments,
-        learn.train_run,
+        train.arguments,
+        train.run,
     ),
     "convert": (
         "Convert an upstream checkpoint to safetensors.",

@@ -1,4 +1,4 @@
-"""Output of the commands: JSON, tables and trees on stdout, errors and notes on stderr."""
+"""Output of the commands: results on stdout; errors, notes and progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -119,6 +119,32 @@ def print_note(text: str) -> None:
 def complain(error: object) -> None:
     """Print an error on stderr."""
     print_note(f"error: {error}")
+
+
+class Bar:
+    """A progress bar on stderr that appears with its first update."""
+
+    def __init__(self, unit: str, *, shown: bool) -> None:
+        self.unit, self.shown = unit, shown
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, done: int, total: int | None, text: str = "") -> None:
+        """Show that `done` of `total` are done."""
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+        if self.bar is None:
+            self.bar = tqdm(total=total, unit=self.unit, disable=not self.shown)  # type: ignore[no-untyped-call]
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar.close()
 
 
 def run_each(names: Iterable[str], act: Callable[[str], object]) -> int:

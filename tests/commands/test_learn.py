@@ -18,7 +18,7 @@ from PIL import Image
 
 import isanet_zoo
 from isanet_zoo import InputError
-from isanet_zoo.commands import learn
+from isanet_zoo.commands import evaluate as evaluate_command, train as train_command
 from isanet_zoo.commands.main import main
 from isanet_zoo.weights.description import read_description
 from tests.conftest import TinyZoo
@@ -241,7 +241,9 @@ def test_crop_is_one_number_or_a_pair(
 def test_option_out_of_range_is_refused_before_the_model_is_built(
     train: Any, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], message: str
 ) -> None:
-    monkeypatch.setattr(learn, "_initial_model", lambda *_, **__: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        train_command, "_initial_model", lambda *_, **__: pytest.fail("a model was built")
+    )
     result = train(*options)
     assert (result.status, result.out) == (1, "")
     (error,) = result.errors
@@ -371,7 +373,7 @@ def test_scores_are_printed_before_the_csv_is_written(
     def fail(*_: object) -> None:
         raise InputError("the disk is full")
 
-    monkeypatch.setattr(learn, "_write_csv", fail)
+    monkeypatch.setattr(evaluate_command, "_write_csv", fail)
     result = evaluate("--csv", tmp_path / "scores.csv")
     assert result.status == 1
     assert "pixel accuracy" in result.out
