@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from isanet_zoo.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from isanet_zoo.engines.engine import DType as DType
     from isanet_zoo.errors import (
         CheckpointError as CheckpointError,
         DownloadError as DownloadError,
@@ -43,8 +44,18 @@ if TYPE_CHECKING:
         isanet_resnet101os8_pascal_context as isanet_resnet101os8_pascal_context,
         isanet_resnet101os8_voc as isanet_resnet101os8_voc,
     )
+    from isanet_zoo.imaging.reading import (
+        ImageLike as ImageLike,
+        LoadedImage as LoadedImage,
+        read_image as read_image,
+    )
     from isanet_zoo.imaging.segmentation import Segmentation as Segmentation
-    from isanet_zoo.inference.predictor import Predictor as Predictor, predict as predict
+    from isanet_zoo.inference.predictor import (
+        Predictor as Predictor,
+        Progress as Progress,
+        predict as predict,
+    )
+    from isanet_zoo.inference.views import Tile as Tile
     from isanet_zoo.learning.data import (
         Sample as Sample,
         SegmentationDataset as SegmentationDataset,
@@ -75,6 +86,7 @@ if TYPE_CHECKING:
 
 
 _NAMES = {  # module -> what the package offers from it; a test compares this with the imports above
+    "engines.engine": ("DType",),
     "errors": (
         "CheckpointError",
         "DownloadError",
@@ -103,8 +115,10 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
         "isanet_resnet101os8_pascal_context",
         "isanet_resnet101os8_voc",
     ),
+    "imaging.reading": ("ImageLike", "LoadedImage", "read_image"),
     "imaging.segmentation": ("Segmentation",),
-    "inference.predictor": ("Predictor", "predict"),
+    "inference.predictor": ("Predictor", "Progress", "predict"),
+    "inference.views": ("Tile",),
     "learning.data": ("Sample", "SegmentationDataset"),
     "learning.datasets": ("open_dataset",),
     "learning.evaluation": ("evaluate",),

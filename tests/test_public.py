@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -44,7 +46,19 @@ def test_names_at_run_time_equal_those_for_editors() -> None:
 @pytest.mark.parametrize("name", isanet_zoo.__all__)
 def test_name_can_be_imported_and_is_documented(name: str) -> None:
     assert name in dir(isanet_zoo)
-    assert getattr(isanet_zoo, name).__doc__
+    value = getattr(isanet_zoo, name)
+    if getattr(value, "__module__", "").startswith("isanet_zoo"):
+        assert value.__doc__
+    else:  # a type alias, whose docstring is the statement after it
+        module = importlib.import_module(f"isanet_zoo.{isanet_zoo._HOMES[name]}")
+        statements = ast.parse(Path(str(module.__file__)).read_text("utf-8")).body
+        (after,) = [
+            after
+            for alias, after in itertools.pairwise(statements)
+            if isinstance(alias, ast.AnnAssign) and ast.unparse(alias.target) == name
+        ]
+        assert isinstance(after, ast.Expr)
+        assert isinstance(after.value, ast.Constant)
 
 
 @pytest.mark.parametrize("name", ["create_model", "download", "list_models", "predict"])

@@ -22,6 +22,7 @@ from isanet_zoo.network.isanet import ISANet
 
 Device: TypeAlias = str | int | torch.device
 DType: TypeAlias = torch.dtype | Literal["auto"]
+"""Type of the arithmetic; ``"auto"`` for bfloat16 where the hardware supports it natively."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ENGINES = {"torch": TorchEngine}

@@ -53,6 +53,7 @@ class LoadedImage:
 
 
 ImageLike: TypeAlias = FileLike | Image.Image | np.ndarray[Any, Any] | Tensor | LoadedImage
+"""An image: a path, bytes or binary file of one, a PIL image, array or tensor; see `read_image`."""
 
 
 def is_single(images: object) -> bool:

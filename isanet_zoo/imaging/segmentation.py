@@ -1,4 +1,4 @@
-"""Segmentation results: label map, class fractions, masks, overlay with legend."""
+"""Segmentation results: label map, class fractions, masks, overlay with legend, COCO."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from isanet_zoo.errors import InputError
+from isanet_zoo.errors import InputError, printable
+from isanet_zoo.imaging.coco import annotate, find_runs
 from isanet_zoo.imaging.reading import ImageLike, read_image
 from isanet_zoo.imaging.writing import is_same_file, write_image
 from isanet_zoo.manifest.labels import LabelSet
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """The classes of an image's pixels, at the image's size.
 
@@ -34,6 +35,16 @@ class Segmentation:
     confidence: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float32] | None = None
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        largest, *others = [
+            f"{self.label_set.short_name(index)} {fraction:.1%}"
+            for index, _, fraction in self.present()
+        ] or ["no class"]
+        shown = [largest, *others[:2], *([f"{len(others) - 2} more"] if len(others) > 2 else [])]
+        name = f"{printable(self.path)}, " if self.path else ""
+        return f"<Segmentation {name}{width} x {height}: {', '.join(shown)}>"
 
     def present(self, min_fraction: float = 0.0) -> list[tuple[int, str, float]]:
         """Return the classes in the image as (id, name, fraction of pixels), largest first.
@@ -65,6 +76,44 @@ class Segmentation:
         table = np.full(256, self.label_set.ignore_index, np.uint8)
         table[: len(self.label_set)] = self.label_set.official_ids
         return table[self.labels]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a summary for JSON.
+
+        Returns:
+            ``image`` (its path or None), ``width`` and ``height`` in pixels, ``label_set`` (the
+            name of the data set) and ``classes``, largest first: ``id``, ``name`` and ``fraction``
+            of the pixels.
+        """
+        height, width = self.labels.shape
+        return {
+            "image": None if self.path is None else str(self.path),
+            "width": width,
+            "height": height,
+            "label_set": self.label_set.name,
+            "classes": [
+                {"id": index, "name": name, "fraction": fraction}
+                for index, name, fraction in self.present()
+            ],
+        }
+
+    def to_coco(self, *, image_id: int | str) -> list[dict[str, Any]]:
+        """Return an annotation in COCO's format for each class in the image, by class id.
+
+        An annotation has ``image_id``, ``category_id`` (the class id), ``segmentation`` (compressed
+        run lengths, as `pycocotools.mask.encode` writes them, as text for JSON), ``area`` in
+        pixels, ``bbox`` as [left, top, width, height], and ``iscrowd`` (0). A data set's file also
+        requires an ``id`` that is unique in it.
+
+        Args:
+            image_id: the image's ``id`` in the data set.
+        """
+        size = self.labels.shape[0], self.labels.shape[1]
+        return [
+            {"image_id": image_id, "category_id": index, **annotate(runs, size)}
+            for index, runs in find_runs(self.labels).items()
+            if index < len(self.label_set)
+        ]
 
     def to_image(self) -> Image.Image:
         """Return a palette image (mode ``"P"``): a pixel's value is its class id."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,13 @@ from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
 from isanet_zoo.inference.decide import Canvas, Flipped, ResizedLogits, ScoreMaps, decide
 from isanet_zoo.inference.threads import delayed, in_order
 from isanet_zoo.inference.tiles import average_tiles, tile_grid
-from isanet_zoo.inference.views import Grid, TileSize, Views, check_flag
+from isanet_zoo.inference.views import Grid, Tile, Views, check_flag
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
 from isanet_zoo.zoo import create_model
 
-Progress = Callable[[int, int | None], None]  # images done, images in total where it is known
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""A function that is called with the images done, and those in total or None if not known."""
 
 MAX_BATCH = 4096
 
@@ -82,7 +84,7 @@ class Predictor:
         batch_size: int = 1,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        tile: TileSize | None = None,
+        tile: Tile | None = None,
         overlap: float = 0.25,
         resize: bool = True,
         confidence: bool = False,
@@ -230,7 +232,7 @@ def predict(
     dtype: DType | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    tile: TileSize | None = None,
+    tile: Tile | None = None,
     overlap: float = 0.25,
     resize: bool = True,
     confidence: bool = False,

@@ -23,8 +23,8 @@ from isanet_zoo.network.resize import resize
 MAX_TILES = 4096  # of one view of an image
 
 
-class Tile(NamedTuple):
-    """A tile's place in the network's whole input, in pixels."""
+class Placement(NamedTuple):
+    """Where a tile is in the network's whole input, in pixels."""
 
     top: int
     left: int
@@ -43,7 +43,7 @@ class Tile(NamedTuple):
         return ..., rows, slice(self.left, self.left + self.width)
 
 
-def tile_grid(size: tuple[int, int], grid: Grid) -> list[Tile]:
+def tile_grid(size: tuple[int, int], grid: Grid) -> list[Placement]:
     """Return tiles that cover an input, by upstream's rule: the last ones are moved back inside.
 
     Raises:
@@ -59,11 +59,11 @@ def tile_grid(size: tuple[int, int], grid: Grid) -> list[Tile]:
         )
     tops = [min(i * down, size[0] - height) for i in range(rows)]
     lefts = [min(i * right, size[1] - width) for i in range(columns)]
-    return [Tile(top, left, height, width) for top in tops for left in lefts]
+    return [Placement(top, left, height, width) for top in tops for left in lefts]
 
 
 def average_tiles(
-    tiles: Sequence[Tile], logits: Sequence[Tensor], size: tuple[int, int], rule: ResizeRule
+    tiles: Sequence[Placement], logits: Sequence[Tensor], size: tuple[int, int], rule: ResizeRule
 ) -> ScoreMaps:
     """Average the logits of tiles where they overlap, then resize them to the images' size.
 
@@ -85,7 +85,7 @@ class AveragedTiles:
 
     def __init__(
         self,
-        tiles: Sequence[Tile],
+        tiles: Sequence[Placement],
         logits: Sequence[Tensor],
         size: tuple[int, int],
         rule: ResizeRule,
@@ -115,7 +115,7 @@ class AveragedTiles:
 
 
 def _average_aligned(
-    tiles: Sequence[Tile], logits: Sequence[Tensor], size: tuple[int, int]
+    tiles: Sequence[Placement], logits: Sequence[Tensor], size: tuple[int, int]
 ) -> ResizedLogits:
     """Average tiles whose logits coincide before they are resized: equal but for rounding.
 

@@ -14,7 +14,8 @@ from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.records import real_number, whole_number
 
-TileSize: TypeAlias = int | tuple[int, int] | Literal["whole"]
+Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
+"""Size of tiles: a side or (height, width) in pixels, or ``"whole"`` for no tiles."""
 
 MAX_SCALES = 32
 MAX_SCALE = 16.0
@@ -42,7 +43,7 @@ class Views:
 
     scales: Sequence[float] = (1.0,)
     flip: bool = False
-    tile: TileSize | None = None
+    tile: Tile | None = None
     overlap: float = 0.25
     resize: bool = True
 
@@ -104,7 +105,7 @@ def _scales(value: Any) -> tuple[float, ...]:
         ) from error
 
 
-def _tile(value: Any) -> TileSize | None:
+def _tile(value: Any) -> Tile | None:
     tile = _plain(value)
     if tile is None or (isinstance(tile, str) and tile == "whole"):
         return tile  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,37 @@ def test_present_returns_fractions_largest_first() -> None:
 
 def test_present_excludes_pixels_without_a_class() -> None:
     assert segmentation([[255, 3]]).present() == [(3, "bird", 0.5)]
+
+
+def test_summary_is_json_with_classes_largest_first(tmp_path: Path) -> None:
+    result = segmentation([[5, 5, 255], [5, 2, 2]], path=tmp_path / "photo.jpg")
+    summary = result.to_dict()
+    assert json.loads(json.dumps(summary)) == summary
+    classes = summary.pop("classes")
+    assert summary == {
+        "image": str(tmp_path / "photo.jpg"),
+        "width": 3,
+        "height": 2,
+        "label_set": "voc",
+    }
+    assert classes == [
+        {"id": 5, "name": "bottle", "fraction": 3 / 6},
+        {"id": 2, "name": "bicycle", "fraction": 2 / 6},
+    ]
+    assert segmentation([[0]]).to_dict()["image"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "path", "expected"),
+    [
+        ([[1, 1, 1], [1, 1, 25]], None, "<Segmentation 3 x 2: building 83.3%, house 16.7%>"),
+        ([range(9)], None, "<Segmentation 9 x 1: wall 11.1%, building 11.1%, sky 11.1%, 6 more>"),
+        ([[255]], None, "<Segmentation 1 x 1: no class>"),
+        ([[0]], "a\x1b.jpg", "<Segmentation a\\x1b.jpg, 1 x 1: wall 100.0%>"),
+    ],
+)
+def test_repr_is_one_short_line(labels: Any, path: str | None, expected: str) -> None:
+    assert repr(segmentation(labels, ADE20K, Path(path) if path else None)) == expected
 
 
 def test_mask_is_found_by_id_name_and_first_synonym() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.inference.decide import decide
-from isanet_zoo.inference.tiles import MAX_TILES, Tile, average_tiles, tile_grid
+from isanet_zoo.inference.tiles import MAX_TILES, Placement, average_tiles, tile_grid
 from isanet_zoo.inference.views import Grid
 from isanet_zoo.manifest.config import ResizeRule
 from isanet_zoo.network.resize import resize
@@ -22,7 +22,7 @@ length = st.integers(1, 60)
 
 def upstream_grid(
     size: tuple[int, int], tile: tuple[int, int], stride: tuple[int, int]
-) -> list[Tile]:
+) -> list[Placement]:
     height, width = size
     rows = max(height - tile[0] + stride[0] - 1, 0) // stride[0] + 1
     columns = max(width - tile[1] + stride[1] - 1, 0) // stride[1] + 1
@@ -32,7 +32,7 @@ def upstream_grid(
             bottom = min(row * stride[0] + tile[0], height)
             right = min(column * stride[1] + tile[1], width)
             top, left = max(bottom - tile[0], 0), max(right - tile[1], 0)
-            found.append(Tile(top, left, bottom - top, right - left))
+            found.append(Placement(top, left, bottom - top, right - left))
     return found
 
 
@@ -66,7 +66,7 @@ def test_grid_of_the_most_tiles_is_returned() -> None:
 
 
 def average_eagerly(
-    tiles: list[Tile], logits: list[Tensor], canvas: tuple[int, int], rule: ResizeRule
+    tiles: list[Placement], logits: list[Tensor], canvas: tuple[int, int], rule: ResizeRule
 ) -> Tensor:
     """Return the mean of all tiles at the canvas, (B, K, canvas)."""
     total = torch.zeros(*logits[0].shape[:2], *canvas)
@@ -133,7 +133,7 @@ def test_class_that_is_no_label_at_the_input_can_be_one_after_resizing() -> None
     logits = torch.zeros(1, 4, 8, 24)
     logits[:, 0], logits[:, 1], logits[:, 3] = 1, 1, -1
     logits[:, 1, :, :12] = logits[:, 0, :, 13:] = -1000
-    tiles = [Tile(0, 0, 64, 192)]
+    tiles = [Placement(0, 0, 64, 192)]
     labels = decide([average_tiles(tiles, [logits], (64, 192), "half_pixel")]).labels
     assert set(labels.flatten().tolist()) == {0, 1}
     labels = decide([average_tiles(tiles, [logits], (64, 3 * 192), "half_pixel")]).labels
