@@ -46,8 +46,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16", "auto"),
         default="float32",
-        help="type of the arithmetic; auto: bfloat16 if the hardware supports it (default: "
-        "float32)",
+        help="type of the arithmetic; auto: bfloat16 where it is faster (default: float32)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)"

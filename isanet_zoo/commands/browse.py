@@ -104,6 +104,7 @@ def env_run(options: argparse.Namespace) -> int:
         "ISANET_ZOO_CACHE",
         "ISANET_ZOO_MIRROR",
         "ISANET_ZOO_OFFLINE",
+        "ISANET_ZOO_PLAIN",
         "HF_HUB_OFFLINE",
     ):
         report[variable] = os.environ.get(variable, "not set")
@@ -111,7 +112,9 @@ def env_run(options: argparse.Namespace) -> int:
     try:
         torch = importlib.import_module("torch")
         report["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-        importlib.import_module("isanet_zoo.network.backbones")
+        engine = importlib.import_module("isanet_zoo.engines.engine")
+        report["device"] = str(device := engine.best_device())
+        report["dtype_auto"] = str(engine.measure_speeds(device))
     except (ImportError, OSError, RuntimeError) as error:  # of a broken installation
         report["problem"] = str(error)
         healthy = False

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from isanet_zoo.engines.speed import measure_speeds
 from isanet_zoo.engines.torch_engine import TorchEngine
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import Preprocess, ResizeRule
@@ -55,8 +56,8 @@ def create_engine(
     Args:
         network: the network; it is not changed.
         device: where to compute; the network's device if None.
-        dtype: type of the arithmetic; float32 if None, ``"auto"`` for bfloat16 where the device
-            supports it natively. Logits are float32 either way.
+        dtype: type of the arithmetic; float32 if None, ``"auto"`` for bfloat16 where it is
+            measured to be faster. Logits are float32 either way.
         compile: pass the network to `torch.compile`; slow to start.
         name: the engine; `ENGINES` lists them.
 
@@ -122,17 +123,8 @@ def resolve_dtype(dtype: DType | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.float32
     if isinstance(dtype, str) and dtype == "auto":
-        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+        return measure_speeds(device).faster
     if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         choices = ", ".join(map(str, DTYPES))
         raise InputError(f"dtype is {dtype!r}; choose one of {choices}, or 'auto'")
     return dtype
-
-
-def _has_native_bfloat16(device: torch.device) -> bool:
-    """Return True if a device supports bfloat16 natively."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public API for CPU instruction sets.
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)

@@ -48,8 +48,8 @@ class Predictor:
         device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
             computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
         dtype: type of the network's arithmetic, float32 if None. `torch.bfloat16` is faster on
-            hardware that supports it, and changes labels where two classes are nearly equal;
-            ``"auto"`` uses it on such hardware. Labels are always decided in float32.
+            some hardware, and changes labels where two classes are nearly equal; ``"auto"`` uses it
+            where a short measurement finds it faster. Labels are always decided in float32.
         compile: run the network through `torch.compile`: slow to start, faster for many images.
         batch_size: images of one size that go through the network together, up to 4096.
         scales: factors of the test-time augmentation, over which logits are averaged: up to 32,

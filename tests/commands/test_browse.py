@@ -73,6 +73,7 @@ def test_env_reports_versions_and_variables(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert f"torch: {torch.__version__.partition('+')[0]}" in out
     assert "ISANET_ZOO_OFFLINE: 1" in out
+    assert re.search(r"dtype_auto: b?float\d\d \(a convolution: float32 [\d.]+ ms, bfloat16 ", out)
     assert main(["env", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ISANET_ZOO_MIRROR"] == "not set"
 

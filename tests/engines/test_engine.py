@@ -10,6 +10,7 @@ import torch
 
 from isanet_zoo.engines import engine
 from isanet_zoo.engines.engine import best_device, create_engine, resolve_device, resolve_dtype
+from isanet_zoo.engines.speed import Speeds
 from isanet_zoo.errors import InputError
 from tests.engines.networks import make_network
 
@@ -65,13 +66,13 @@ def test_best_device_prefers_cuda_then_mps(
     assert best_device() == torch.device(expected)
 
 
-def test_resolve_dtype_defaults_to_float32_and_detects_bfloat16(
+def test_resolve_dtype_defaults_to_float32_and_measures_auto(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resolve_dtype(None, CPU) == torch.float32
     assert resolve_dtype(torch.float16, CPU) == torch.float16
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(engine, "_has_native_bfloat16", lambda _, native=native: native)
+    for bfloat16, expected in ((0.5, torch.bfloat16), (2.0, torch.float32)):
+        monkeypatch.setattr(engine, "measure_speeds", lambda _, t=bfloat16: Speeds(1.0, t))
         assert resolve_dtype("auto", CPU) == expected
 
 
