@@ -25,7 +25,7 @@ class ModelOptions(TypedDict, total=False):
     num_classes: int | None
     in_chans: int
     aux_loss: bool
-    pretrained_backbone: bool
+    pretrained_backbone: bool | str | os.PathLike[str]
     progress: bool
 
 

@@ -13,9 +13,9 @@ from isanet_zoo.manifest.lookup import get_weights, load_manifest
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
-from isanet_zoo.weights.checkpoints import LoadReport
+from isanet_zoo.weights.checkpoints import LoadReport, load_encoder
 from isanet_zoo.weights.convert import load_matching, load_own
-from isanet_zoo.weights.description import describe_published, read_description
+from isanet_zoo.weights.description import Description, describe_published, read_description
 from isanet_zoo.weights.loading import Loaded, load_network
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def create_model(
     num_classes: int | None = None,
     in_chans: int = 3,
     aux_loss: bool = False,
-    pretrained_backbone: bool = False,
+    pretrained_backbone: bool | str | os.PathLike[str] = False,
     progress: bool = True,
 ) -> ISANet:
     """Build a model of the zoo; with `pretrained` or `weights`, load its weights and set `eval()`.
@@ -52,7 +52,9 @@ def create_model(
         num_classes: K; that of the weights if None. Another number initialises the classifiers.
         in_chans: channels of the images; others than 3 adapt the first convolution by timm's rule.
         aux_loss: build the auxiliary head, for training.
-        pretrained_backbone: load timm's ImageNet weights into the encoder only.
+        pretrained_backbone: load weights into the encoder only: timm's ImageNet weights, or a file
+            of this encoder under timm's names or those of mmsegmentation and sssegmentation
+            (``stem.0``). Such a file is the `initialisation` of a model's recipe.
         progress: show a progress bar on stderr while files are downloaded.
 
     Returns:
@@ -72,18 +74,13 @@ def create_model(
         5
     """
     from_hub = isinstance(name, str) and name.startswith(PREFIX)
-    _refuse_url(name, weights)
-    if pretrained and weights is None and not pretrained_backbone and _is_path(name):
-        loaded = _load_path(Path(name), progress)
-        return load_network(
-            ISANet, loaded, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
-        )
-    record = None if from_hub else get_weights(name)
+    _refuse_url(name, weights, pretrained_backbone)
+    record = None if from_hub or _is_path(name) else get_weights(name)
     _check(name, record, pretrained, weights, pretrained_backbone)
     if record is not None and not pretrained and weights is None:
         return _build(record, num_classes, in_chans, aux_loss, pretrained_backbone)
     if record is None:
-        loaded = _load_hub(name, None, progress)
+        loaded = _load_hub(name, None, progress) if from_hub else _load_path(Path(name), progress)
     elif weights is not None and str(weights).startswith(PREFIX):
         loaded = _load_hub(str(weights), record, progress)
     else:
@@ -95,17 +92,37 @@ def create_model(
     return model
 
 
+def describe_model(name: str, *, progress: bool = True) -> Description:
+    """Return the description of what ``create_model(name, pretrained=True)`` loads.
+
+    Raises:
+        ZooError: as `create_model`, except for errors of the tensors, which are not read.
+    """
+    from isanet_zoo.hub.saved import read_config
+
+    _refuse_url(name)
+    if isinstance(name, str) and name.startswith(PREFIX):
+        return read_config(name, progress=progress)
+    if not _is_path(name):
+        return describe_published(get_weights(name))
+    path = _find_path(Path(name))
+    return read_config(path.absolute()) if path.is_dir() else _read_own(path)
+
+
 def _check(
     name: str,
     record: Weights | None,
     pretrained: bool,
     weights: object,
-    pretrained_backbone: bool,
+    pretrained_backbone: object,
 ) -> None:
     """Raise InputError for arguments of a wrong type, or that contradict each other."""
-    for flag, value in (("pretrained", pretrained), ("pretrained_backbone", pretrained_backbone)):
-        if not isinstance(value, bool):
-            raise InputError(f"{flag} is {value!r}; it must be True or False")
+    if not isinstance(pretrained, bool):
+        raise InputError(f"pretrained is {pretrained!r}; it must be True or False")
+    if not isinstance(pretrained_backbone, (bool, str, os.PathLike)) or pretrained_backbone == "":
+        raise InputError(
+            f"pretrained_backbone is {pretrained_backbone!r}; it must be True, False or a file"
+        )
     if not isinstance(weights, (str, os.PathLike, type(None))) or weights == "":
         kind = "empty" if isinstance(weights, str) else f"a {type(weights).__name__}"
         raise InputError(f"weights is {kind}; it must be a tag, a path or a repository")
@@ -115,11 +132,14 @@ def _check(
         )
     if pretrained_backbone and (pretrained or weights is not None):
         raise InputError(
-            "pretrained_backbone=True loads the encoder only, pretrained and weights load all "
+            "pretrained_backbone loads the encoder only, pretrained and weights load all "
             "parameters; pass one"
         )
     if record is None and not pretrained:
-        raise InputError(f"{name} is a repository with weights; pass pretrained=True to load them")
+        raise InputError(
+            f"{printable(name, 500)} has weights; load them (pretrained=True), or pass the name of "
+            "a model"
+        )
 
 
 def _build(
@@ -127,21 +147,24 @@ def _build(
     num_classes: int | None,
     in_chans: int,
     aux_loss: bool,
-    pretrained_backbone: bool,
+    pretrained_backbone: bool | str | os.PathLike[str],
 ) -> ISANet:
-    """Build a network with newly initialised parameters."""
+    """Build a network with newly initialised parameters, apart from the encoder's if requested."""
     classes = record.num_classes if num_classes is None else num_classes
     network = replace(record.network, num_classes=classes, in_chans=in_chans)
-    return ISANet(
+    model = ISANet(
         network.backbone,
         network.num_classes,
         in_chans=network.in_chans,
         aux_loss=aux_loss,
-        pretrained_backbone=pretrained_backbone,
+        pretrained_backbone=pretrained_backbone is True,
         head=network.head,
         label_set=record.label_set if classes == record.num_classes else None,
         preprocess=record.preprocess,
     )
+    if not isinstance(pretrained_backbone, bool):
+        load_encoder(model, pretrained_backbone)
+    return model
 
 
 def _load_hub(address: str, record: Weights | None, progress: bool) -> Loaded:
@@ -202,20 +225,30 @@ def _load_path(path: Path, progress: bool) -> Loaded:
         InputError: there is no such file, or it does not describe itself.
         CheckpointError: it cannot be read safely, or its tensors are not those it describes.
     """
-    if not os.path.lexists(path):
-        raise InputError(f"{path}: there is no such file")
-    path = _best_of_run(path)
+    path = _find_path(path)
     if path.is_dir():
         return _load_hub(os.fspath(path.absolute()), None, progress)
-    own = read_description(path)
-    if own is None:
+    own = _read_own(path)
+    checkpoint = load_matching(path, {"zoo": own.network}, own)
+    aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
+    return Loaded(checkpoint.state, replace(own, aux_head=aux_head), LoadReport(path, "local"))
+
+
+def _find_path(path: Path) -> Path:
+    """Return an existing path, or the best weights of the run that is in this folder."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: there is no such file")
+    return _best_of_run(path)
+
+
+def _read_own(path: Path) -> Description:
+    """Return the description in a file, which must have one."""
+    if (own := read_description(path)) is None:
         raise InputError(
             f"{path} does not describe its network; pass it as weights, with the name of the model "
             "that is closest to it"
         )
-    checkpoint = load_matching(path, {"zoo": own.network}, own)
-    aux_head = any(key.startswith("aux_head.") for key in checkpoint.state)
-    return Loaded(checkpoint.state, replace(own, aux_head=aux_head), LoadReport(path, "local"))
+    return own
 
 
 def _find_weights(

@@ -31,6 +31,7 @@ from isanet_zoo.weights import checkpoints, tensors
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.description import read_description
 from isanet_zoo.weights.layouts import SSSEG
+from isanet_zoo.zoo import describe_model
 from tests import reference
 from tests.conftest import TinyZoo
 
@@ -364,6 +365,35 @@ def test_create_model_from_files_and_folders_that_describe_themselves(tmp_path: 
     torch.save({"a": torch.ones(1)}, tmp_path / "foreign.pth")
     with pytest.raises(InputError, match="does not describe its network; pass it as weights, with"):
         create_model(str(tmp_path / "foreign.pth"), True)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_pretrained_backbone_may_be_a_file(tmp_path: Path) -> None:
+    source = create_model("isanet_tiny").backbone.state_dict()
+    torch.save({"state_dict": source | {"fc.weight": torch.ones(2)}}, tmp_path / "encoder.pth")
+    for path in (tmp_path / "encoder.pth", str(tmp_path / "encoder.pth")):
+        model = create_model("isanet_tiny", num_classes=3, pretrained_backbone=path)
+        for key, tensor in model.backbone.state_dict().items():
+            assert torch.equal(tensor, source[key]), key
+    for wrong, error in (
+        (tmp_path / "nothing.pth", CheckpointError),
+        ("https://example.org/encoder.pth", InputError),
+        ("", InputError),
+        (1, InputError),
+    ):
+        with pytest.raises(error):
+            create_model("isanet_tiny", pretrained_backbone=wrong)  # type: ignore[arg-type]
+
+
+def test_describe_model_is_what_create_model_loads(tmp_path: Path) -> None:
+    model = create_model("isanet_efficientnet_lite0os8_camvid", pretrained=True)
+    folder = model.save_pretrained(tmp_path / "saved")
+    for path in (folder, folder / "model.safetensors"):
+        assert describe_model(str(path)) == create_model(str(path), pretrained=True).origin
+    assert describe_model("isanet_efficientnet_lite0os8_camvid") == model.origin
+    for name in ("isanet_resnet50_voc", str(tmp_path / "nothing.pth"), "http://a/b.pth"):
+        with pytest.raises((UnknownModelError, InputError)):
+            describe_model(name)
 
 
 def test_create_model_from_a_url_is_refused() -> None:

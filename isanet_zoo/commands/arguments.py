@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isanet_zoo.manifest.lookup import get_weights
-
 if TYPE_CHECKING:
     from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.network.isanet import ISANet
+
+LAYOUTS = ("voc", "pascal_context", "ade20k", "cityscapes", "camvid", "folder")
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,13 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("names", nargs="*", default=[], metavar="NAME", help="see `list`")
     either.add_argument("--all", action="store_true", help="all of them")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add a model, by name or as a file or folder."""
+    parser.add_argument(
+        "name", metavar="NAME|PATH", help="see `list`; or a file or folder that isanet-zoo wrote"
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +39,7 @@ def add_data(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--data", type=to_path, required=True, metavar="ROOT", help="the data set")
     parser.add_argument(
         "--layout",
-        choices=("voc", "pascal_context", "ade20k", "cityscapes", "camvid", "folder"),
+        choices=LAYOUTS,
         help="arrangement of its files (default: folder if there is a classes.txt, else that of "
         "the model's data set)",
     )
@@ -181,11 +188,16 @@ def device(options: argparse.Namespace) -> str:
     return str(resolve_device(options.device, best))
 
 
-def layout(options: argparse.Namespace) -> str:
-    """Return the layout of `--layout`, or the one that the files suggest."""
+def layout(options: argparse.Namespace, dataset: str) -> str:
+    """Return the layout of `--layout`, or the one that the files or the model's data set suggest.
+
+    Args:
+        options: those of `add_data`.
+        dataset: short name of the data set whose classes the model predicts.
+    """
     if options.layout:
         return str(options.layout)
     is_folder = (options.data / "classes.txt").is_file() or (
         (options.data / "images").is_dir() and (options.data / "masks").is_dir()
     )
-    return "folder" if is_folder else get_weights(options.name).dataset
+    return "folder" if is_folder or dataset not in LAYOUTS else dataset

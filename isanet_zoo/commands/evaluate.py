@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isanet_zoo.commands.arguments import (
     add_data,
     add_json,
+    add_model,
     add_no_check,
     add_prediction,
     add_weights,
@@ -33,7 +34,7 @@ COLUMNS = ("image", "mIoU", "pixel accuracy")  # of a CSV, before those of the c
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `evaluate`."""
-    parser.add_argument("name", help="see `list`")
+    add_model(parser)
     add_weights(parser)
     add_data(parser, "val")
     add_prediction(parser)
@@ -53,12 +54,13 @@ def run(options: argparse.Namespace) -> int:
     from isanet_zoo.learning import distributed
     from isanet_zoo.learning.datasets import open_dataset
     from isanet_zoo.learning.evaluation import evaluate
-    from isanet_zoo.zoo import create_model
+    from isanet_zoo.zoo import create_model, describe_model
 
     if options.csv:
         check_target(options.csv, is_ours=_is_scores, force=options.force)
     checked = prediction(options)
-    dataset = open_dataset(layout(options), options.data, options.split)
+    on_disk = layout(options, describe_model(options.name).label_set.name)
+    dataset = open_dataset(on_disk, options.data, options.split)
     model = create_model(options.name, options.weights is None, weights=options.weights)
     rows: list[tuple[Path, Scores]] = []
     with distributed.process_group(device(options)):

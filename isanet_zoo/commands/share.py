@@ -7,14 +7,14 @@ import functools
 import tempfile
 from pathlib import Path
 
-from isanet_zoo.commands.arguments import add_dry_run, add_weights, size, to_path
+from isanet_zoo.commands.arguments import add_dry_run, add_model, add_weights, size, to_path
 from isanet_zoo.commands.output import print_dry, print_trust
 from isanet_zoo.errors import InputError
 
 
 def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `push`."""
-    parser.add_argument("name", help="see `list`")
+    add_model(parser)
     parser.add_argument(
         "repo", metavar="REPO", help="a repository of the Hugging Face Hub: ORG/NAME"
     )
@@ -52,7 +52,7 @@ def push_run(options: argparse.Namespace) -> int:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
-    parser.add_argument("name", help="see `list`")
+    add_model(parser)
     parser.add_argument("out", type=to_path, metavar="OUT.onnx", help="the file to write")
     add_weights(parser)
     parser.add_argument("--labels", action="store_true", help="return class ids instead of logits")

@@ -12,26 +12,27 @@ from isanet_zoo import records
 from isanet_zoo.commands.arguments import (
     add_data,
     add_device,
+    add_model,
     add_no_check,
     device,
     layout,
     to_path,
 )
 from isanet_zoo.commands.output import Bar
-from isanet_zoo.errors import InputError, ManifestError
-from isanet_zoo.manifest.lookup import get_weights
+from isanet_zoo.errors import InputError, ManifestError, printable
 from isanet_zoo.manifest.recipe import Recipe
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.run import RunProgress
     from isanet_zoo.network.isanet import ISANet
+    from isanet_zoo.weights.description import Description
 
 PAIRS = ("crop", "base_size", "scale", "contrast", "saturation")  # one number is both of them
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
-    parser.add_argument("name", help="see `list`")
+    add_model(parser)
     add_data(parser, "train")
     parser.add_argument("--val-split", default="val", metavar="SPLIT", help="(default: val)")
     parser.add_argument("--no-val", action="store_true", help="train without validation")
@@ -76,10 +77,12 @@ def run(options: argparse.Namespace) -> int:
     from isanet_zoo.learning import distributed
     from isanet_zoo.learning.datasets import open_dataset
     from isanet_zoo.learning.run import RunOptions, train
+    from isanet_zoo.zoo import describe_model
 
     numbers = RunOptions(options.eval_every, options.seed, options.workers, options.accumulate)
-    recipe = _change_recipe(get_weights(options.name).recipe, options.set)
-    on_disk, target = layout(options), device(options)
+    description = describe_model(options.name)
+    recipe = _change_recipe(_recipe(options.name, description), options.set)
+    on_disk, target = layout(options, description.label_set.name), device(options)
     dataset = open_dataset(on_disk, options.data, options.split)
     validation = None
     if not options.no_val:
@@ -111,21 +114,33 @@ def _initial_model(options: argparse.Namespace, num_classes: int, *, aux_loss: b
     """Return the model that a run starts from."""
     import torch
 
-    from isanet_zoo.weights.checkpoints import load_encoder
     from isanet_zoo.zoo import create_model
 
     torch.manual_seed(options.seed)  # of newly initialised parameters
-    model = create_model(
+    return create_model(
         options.name,
         not (options.weights or options.imagenet or options.encoder or options.scratch),
         weights=options.weights,
         num_classes=num_classes,
         aux_loss=aux_loss,
-        pretrained_backbone=options.imagenet,
+        pretrained_backbone=options.encoder or options.imagenet,
     )
-    if options.encoder:
-        load_encoder(model, options.encoder)
-    return model
+
+
+def _recipe(name: str, description: Description) -> Recipe:
+    """Return the recipe of a model, or that of the published weights that it started from.
+
+    Raises:
+        InputError: neither is stated.
+    """
+    if description.recipe:
+        return description.recipe
+    if description.weights:
+        return description.weights.recipe
+    raise InputError(
+        f"{printable(name)} does not state its recipe; pass the name of the closest model, and "
+        "the file or folder with -w"
+    )
 
 
 def _text(moment: RunProgress) -> str:

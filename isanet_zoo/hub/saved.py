@@ -78,6 +78,12 @@ def read_saved(
     return Loaded(state, description, LoadReport(folder / TENSORS, trust))
 
 
+def read_config(source: str | os.PathLike[str], *, progress: bool = True) -> Description:
+    """Return the description of a saved model, without reading its tensors."""
+    folder, name, _ = _find(source, None, None, progress)
+    return _read_config(folder / CONFIG, f"{name}: {CONFIG}")
+
+
 def save_pretrained(
     model: Model,
     folder: str | os.PathLike[str],

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from isanet_zoo.network.exporting import open_size
 
 Activation = Literal["relu", "leaky_relu"]
 
@@ -99,10 +100,8 @@ class InterlacedAttention(nn.Module):
         batch, channels, height, width = x.shape
         window_h, window_w = self.partition
         # `(n + p - 1) // p` and an unconditional pad: both stay symbolic in an exported network.
-        windows_h = (height + window_h - 1) // window_h
-        windows_w = (width + window_w - 1) // window_w
-        if _is_exporting():
-            windows_h, windows_w = _open_size(windows_h), _open_size(windows_w)
+        windows_h = open_size((height + window_h - 1) // window_h)
+        windows_w = open_size((width + window_w - 1) // window_w)
         # Zeros on both sides take part in attention: the published weights were trained like this.
         pad_h, pad_w = windows_h * window_h - height, windows_w * window_w - width
         top, left = pad_h // 2, pad_w // 2
@@ -121,23 +120,3 @@ class InterlacedAttention(nn.Module):
         x = x.reshape(batch, channels, windows_h * window_h, windows_w * window_w)
         # A negative pad crops. A slice would tie an exported graph to maps that need padding.
         return F.pad(x, (-left, left - pad_w, -top, top - pad_h))  # (B, C, h, w)
-
-
-def _is_exporting() -> bool:
-    """Return True while `torch.export` traces, but not for an ONNX file, whose sizes are open.
-
-    It is always False in versions of torch before 2.7.
-    """
-    is_exporting = getattr(torch.compiler, "is_exporting", None)
-    return bool(is_exporting and is_exporting()) and not torch.onnx.is_in_onnx_export()
-
-
-def _open_size(size: int) -> int:
-    """Return a size that an exported program does not restrict.
-
-    Otherwise `torch.export` infers from the traced input that there are several windows, and the
-    program does not support images of 64 pixels or less.
-    """
-    opened: int = torch.tensor(size, device="cpu").item()  # type: ignore[assignment]
-    torch._check(opened >= 1)
-    return opened

@@ -90,7 +90,10 @@ def create_backbone(name: str, *, in_chans: int = 3, pretrained: bool = False) -
         advice = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise InputError(f"timm has no model {name!r}; {advice}")
     if pretrained and variant.deep_stem:
-        raise InputError(f"timm has no ImageNet weights for {name!r}; load a file of them instead")
+        raise InputError(
+            f"timm has no ImageNet weights for {name!r}; pass a file of them to create_model "
+            "(pretrained_backbone=FILE) or to the command (--encoder FILE)"
+        )
     try:
         backbone = _create(
             variant.timm,

@@ -18,6 +18,7 @@ from isanet_zoo.manifest.config import HeadConfig, NetworkConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.weights import ModelFacts, Weights
 from isanet_zoo.network import backbones
+from isanet_zoo.network.exporting import check_sides
 from isanet_zoo.network.head import AuxiliaryHead, ISAHead
 from isanet_zoo.network.resize import resize
 
@@ -44,7 +45,6 @@ class ISANet(nn.Module):
 
     Attributes:
         config: configuration of the network.
-        classes, palette: names and RGB colours of `label_set`.
         weights: the manifest's record of the weights that were loaded, or None.
         load_report: outcome of loading, see `LoadReport`; None if nothing was loaded.
         origin: `Description` of the weights that were loaded, or None.
@@ -208,6 +208,7 @@ class ISANet(nn.Module):
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's last two maps, (B, C', h, w) and (B, C'', h, w)."""
+        check_sides(images)
         low, high = self.backbone(images)
         return low, high
 
@@ -220,7 +221,8 @@ class ISANet(nn.Module):
         """Segment a batch of prepared images.
 
         Args:
-            images: (B, 3, H, W) float, normalised by `self.preprocess`.
+            images: (B, 3, H, W) float, normalised by `self.preprocess`. Programs of
+                `torch.export` need sides of 9 pixels or more.
 
         Returns:
             Logits (B, K, H, W), or `ISANetOutput` in training mode with an auxiliary head.
@@ -291,9 +293,7 @@ class ISANet(nn.Module):
             if parameter.requires_grad:
                 groups["backbone" if name.startswith("backbone.") else "heads"].append(parameter)
         rates = {"backbone": lr, "heads": lr * head_multiplier}
-        return [
-            {"name": k, "params": group, "lr": rates[k]} for k, group in groups.items() if group
-        ]
+        return [{"name": n, "params": groups[n], "lr": rates[n]} for n in rates if groups[n]]
 
     def _norms(self) -> Iterator[nn.Module]:
         norm = nn.modules.batchnorm._NormBase

@@ -56,7 +56,10 @@ def load_network(
     )
     aux_loss = description.aux_head if aux_loss is None else aux_loss
     if aux_loss and not description.aux_head:
-        raise CheckpointError(f"{report.source} has no auxiliary head; load it with aux_loss=False")
+        raise CheckpointError(
+            f"{report.source} has no auxiliary head; load it with aux_loss=False, or train it with "
+            "--set aux_weight=0"
+        )
     same = network.num_classes == config.num_classes
     with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
         model = cls.from_config(

@@ -160,6 +160,35 @@ def test_fine_tuned_model_is_evaluated_and_predicts(
     assert (card.model, card.label_set.name) == (name, "fruit")
     assert card.recipe is not None
     assert (card.recipe.lr, card.recipe.crop, card.recipe.momentum) == (0.001, (64, 64), 0.9)
+    for alone in (best, out):  # with the recipe of the file
+        result = run("evaluate", alone, *common, "--split", "train", "--json")
+        assert json.loads(result.out) == scores, result.err
+    again = tmp_path / "again"
+    result = run("train", out, *common, "--out", again, "--workers", 0, "--no-val")
+    assert result.status == 0, result.err
+    second = read_description(again / "best.safetensors")
+    assert second is not None
+    assert (second.recipe, second.model) == (card.recipe, name)
+    (error,) = run("train", best, "--scratch", *common).errors
+    assert "best.safetensors has weights; load them (pretrained=True), or pass the name" in error
+
+
+def test_saved_model_alone_is_evaluated_in_the_layout_of_its_data_set(
+    run: Any, streets: Path, tmp_path: Path
+) -> None:
+    model = isanet_zoo.create_model(BUILT_IN, pretrained=True)
+    model.save_pretrained(tmp_path / "saved")
+    common = ("--data", streets, "--device", "cpu", "--json")
+    expected = run("evaluate", BUILT_IN, *common)
+    assert expected.status == 0, expected.err
+    for path in (tmp_path / "saved", tmp_path / "saved" / "model.safetensors"):
+        assert run("evaluate", path, *common).out == expected.out
+    (error,) = run("train", tmp_path / "saved", "--data", streets, "--split", "val").errors
+    assert "has no auxiliary head; load it with aux_loss=False, or train it with --set aux" in error
+    other = isanet_zoo.ISANet("test_resnet", 11, head=isanet_zoo.HeadConfig(channels=8))
+    isanet_zoo.save_model(other, tmp_path / "other.safetensors")
+    (error,) = run("train", tmp_path / "other.safetensors", "--data", streets).errors
+    assert "does not state its recipe; pass the name of the closest model" in error
 
 
 def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:

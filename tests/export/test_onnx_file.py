@@ -206,7 +206,7 @@ def test_export_with_an_error_of_torch_names_the_version(
 
 
 def test_torch_export_supports_dynamic_sizes() -> None:
-    """Of more than 8 pixels, down to a single window of attention."""
+    """Of sides from 9 pixels, so also of a single window of attention; others are one error."""
     model = small()
     axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (torch.randn(2, 3, 100, 140),), dynamic_shapes=(axes,))
@@ -215,6 +215,9 @@ def test_torch_export_supports_dynamic_sizes() -> None:
         shape = (batch, 3, *sides)
         images = torch.randn(shape)
         torch.testing.assert_close(program.module()(images), model(images))
+    for sides in ([8, 64], [64, 1]):
+        with pytest.raises(AssertionError, match=r"images\.size\(\)\[[23]\] >= 9"):
+            program.module()(torch.randn(1, 3, *sides))
 
 
 def test_torch_compile_captures_one_graph() -> None:

@@ -82,7 +82,7 @@ def test_create_model_loads_a_repository_as_weights_and_as_name(hub: Hub) -> Non
     assert fewer.load_report.trust == "hub"
     assert all(key.startswith("aux_head.") for key in fewer.load_report.unused)
     assert torch.equal(fewer.head.reduce.conv.weight, model.head.reduce.conv.weight)
-    with pytest.raises(InputError, match="is a repository with weights; pass pretrained=True"):
+    with pytest.raises(InputError, match=r"has weights; load them \(pretrained=True\)"):
         create_model(pinned)
     with pytest.raises(InputError, match="both select weights"):
         create_model("isanet_tiny", pretrained=True, weights=pinned)

@@ -55,7 +55,7 @@ def test_create_backbone_resnet18_v1c_dilates_the_first_convolution_of_a_block_o
 
 
 def test_create_backbone_without_imagenet_weights_in_timm_is_refused() -> None:
-    with pytest.raises(InputError, match="no ImageNet weights for 'resnet18_v1c'; load a file"):
+    with pytest.raises(InputError, match="no ImageNet weights for 'resnet18_v1c'; pass a file"):
         create_backbone("resnet18_v1c", pretrained=True)
 
 
