@@ -40,7 +40,7 @@ def _show_options(factory: Factory) -> Factory:
 def isanet_efficientnet_lite0os8_camvid(
     pretrained: bool = False, **options: Unpack[ModelOptions]
 ) -> ISANet:
-    """ISANet on EfficientNet-Lite0 for CamVid: 11 classes; the weights are in this package."""
+    """ISANet on EfficientNet-Lite0 for CamVid: 11 classes; weights in isanet-zoo-camvid."""
     return create_model("isanet_efficientnet_lite0os8_camvid", pretrained, **options)
 
 

@@ -1,4 +1,4 @@
-"""The weights inside the package: complete, described, and good on a photo of a street."""
+"""The weights of the default model: complete, described, and good on a photo of a street."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import isanet_zoo
 from isanet_zoo.cache import entries
 from isanet_zoo.commands.main import main
 from isanet_zoo.commands.predict import BUILT_IN_NOTE
-from isanet_zoo.errors import IntegrityError
+from isanet_zoo.errors import EnvironmentProblem, IntegrityError
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.weights.checkpoints import load_checkpoint
 from isanet_zoo.weights.description import read_description
@@ -43,7 +43,7 @@ def test_description_of_the_file_agrees_with_the_manifest() -> None:
     assert card.preprocess == WEIGHTS.preprocess
 
 
-def test_package_has_notice_and_terms() -> None:
+def test_distribution_has_notice_and_terms() -> None:
     notice = (WEIGHTS.path().parent / "NOTICE.md").read_text("utf-8")
     for text in (notice, WEIGHTS.licence.weights, BUILT_IN_NOTE):
         assert "CC BY-NC 4.0" in text
@@ -53,16 +53,27 @@ def test_package_has_notice_and_terms() -> None:
 
 
 def test_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged = tmp_path / WEIGHTS.filename
+    damaged = tmp_path / "camvid" / "isanet_zoo_camvid" / WEIGHTS.filename
+    damaged.parent.mkdir(parents=True)
     content = bytearray(WEIGHTS.path().read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     monkeypatch.setattr(Weights, "packaged", damaged)
-    with pytest.raises(IntegrityError, match=r"sha256 .* reinstall isanet-zoo"):
+    with pytest.raises(IntegrityError, match=r"sha256 .* reinstall isanet-zoo-camvid"):
         isanet_zoo.create_model(NAME, pretrained=True)
-    damaged.unlink()
-    with pytest.raises(IntegrityError, match=r"no such file; reinstall isanet-zoo"):
+
+
+def test_missing_distribution_is_named_with_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "camvid" / "isanet_zoo_camvid" / WEIGHTS.filename
+    monkeypatch.setattr(Weights, "packaged", missing)
+    with pytest.raises(EnvironmentProblem, match=r"pip install isanet-zoo-camvid.*\./camvid"):
         isanet_zoo.create_model(NAME, pretrained=True)
+    assert main(["predict", str(STREET), "-o", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "./camvid" in error
+    assert "isanet-zoo list" in error
 
 
 def test_factory_loads_and_adapts_the_weights() -> None:

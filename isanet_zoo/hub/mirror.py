@@ -57,7 +57,7 @@ def mirror(
 
     Raises:
         UnknownModelError: the manifest has no such weights.
-        InputError: weights are not pinned, or are part of this package.
+        InputError: weights are not pinned, or are in a distribution.
         IntegrityError: this machine's copy does not have the pinned tensors.
         DownloadError: a copy is not cached, and no source has one.
         UploadError: the Hub refused or cannot be reached; the manifest did not change.
@@ -85,7 +85,7 @@ def find_files(names: Iterable[str], manifest: Path, *, progress: bool = True) -
 
 def _find_file(weights: Weights, progress: bool) -> Converted:
     if weights.packaged:
-        raise InputError(f"{weights.name} is part of this package and needs no mirror")
+        raise InputError(f"{weights.name} is in a distribution on its own and needs no mirror")
     if weights.sha256 is None or weights.size is None or weights.state_digest is None:
         raise InputError(f"{weights.name} is not pinned; run `isanet-zoo pin {weights.name}` first")
     path = acquire(weights, progress=progress)

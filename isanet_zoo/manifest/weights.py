@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = "package:"  # prefix of sources inside this package
+PACKAGE = "package:"  # prefix of a source <package>/<file> in another distribution
 
 Trust = Literal["unverified", "pinned", "verified"]
 
@@ -201,11 +202,11 @@ class Weights(Record):
 
     @property
     def packaged(self) -> Path | None:
-        """The weights' file inside this package; None for weights that are downloaded."""
+        """The file in a distribution of weights, installed or not; None if it is downloaded."""
         for source in self.sources:
             if source.startswith(PACKAGE):
-                folder = Path(__file__).resolve().parents[1] / "embedded"
-                return folder / source.removeprefix(PACKAGE)
+                package, _, file = source.removeprefix(PACKAGE).partition("/")
+                return _package_folder(package) / file
         return None
 
     def path(self) -> Path:
@@ -221,10 +222,19 @@ class Weights(Record):
     def log_terms(self) -> None:
         """Log the licence of weights that are not for commercial use, once per process.
 
-        For the weights in this package, its notice has the terms.
+        For weights that are installed, the notice in their distribution has the terms.
         """
         if not self.commercial_use and not self.packaged:
             _log_once(f"{self.name}: no commercial use; licence: {self.licence.weights}")
+
+
+def _package_folder(package: str) -> Path:
+    """Return the folder of an installed package of weights, or its place in a checkout."""
+    spec = importlib.util.find_spec(package)
+    if spec and spec.origin:
+        return Path(spec.origin).parent
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / package.removeprefix("isanet_zoo_") / package
 
 
 @functools.cache

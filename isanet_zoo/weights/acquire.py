@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from isanet_zoo.cache import CacheEntry, SideFile, usable_cache
 from isanet_zoo.errors import (
     CheckpointError,
+    EnvironmentProblem,
     IntegrityError,
     OfflineError,
     SourceError,
+    ZooError,
     printable,
 )
 from isanet_zoo.files import hash_file, temporary_file
@@ -53,7 +55,8 @@ def download(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
     Raises:
         UnknownModelError: no weights have this name.
-        IntegrityError: weights that come with this library differ from the manifest.
+        EnvironmentProblem: the weights are in a distribution that is not installed.
+        IntegrityError: an installed file differs from the manifest.
         OfflineError: the file is not cached and offline mode is on.
         DownloadError: no source has an acceptable file, or the cache cannot be used. Its `tried`
             lists each source with its `SourceError`, `IntegrityError` or `CheckpointError`.
@@ -75,7 +78,7 @@ def acquire(
     with usable_cache():
         damage = find_damage(weights, path)
         if weights.packaged and damage:
-            raise IntegrityError(f"{path}: {damage}; reinstall isanet-zoo")
+            raise _not_installed(weights.name, path, damage)
         if weights.packaged or (damage is None and not force):
             return path
         entry = CacheEntry.of(weights.name)
@@ -110,6 +113,17 @@ def load_published(weights: Weights, *, progress: bool = True) -> tuple[Checkpoi
     if file is None:
         raise IntegrityError(f"{path} changed while it was read; try again")
     return check_state(file.tensors, weights.network, str(path), exact=True), path, trust
+
+
+def _not_installed(name: str, path: Path, damage: str) -> ZooError:
+    """Return the error for the file of a distribution of weights that cannot be used."""
+    distribution = path.parent.name.replace("_", "-")
+    if path.exists():
+        return IntegrityError(f"{path}: {damage}; reinstall {distribution}")
+    return EnvironmentProblem(
+        f"{name} is in {distribution}, which is not installed: `pip install {distribution}` (in a "
+        f"clone `./{path.parents[1].name}`), or name another model (`isanet-zoo list` shows all)"
+    )
 
 
 def _fill(

@@ -42,7 +42,7 @@ class Provenance(Record):
     weights: Annotated[str, Text(200, 1)]  # their name, as `list_models` returns it
     unchanged: bool  # the tensors are the published ones; otherwise they were trained further
     dataset: str  # short name of the data set that the published weights were trained on
-    page: str | None  # the publisher's; None for weights in this package
+    page: str | None  # the publisher's; None for weights that are installed
     source: str | None  # URL of the published file
     source_sha256: Sha256 | None  # of the published file; None where it is not known
     licence: Licence  # of the published weights

@@ -192,7 +192,7 @@ def test_weights_that_are_not_pinned_are_refused(hub: Hub, tiny_zoo: TinyZoo) ->
 
 def test_built_in_weights_are_refused(hub: Hub) -> None:
     name = "isanet_efficientnet_lite0os8_camvid"
-    with pytest.raises(InputError, match="is part of this package"):
+    with pytest.raises(InputError, match="in a distribution on its own"):
         mirror([name], REPO, lookup.manifest_path(), progress=False)
     assert hub.seen == []
 
