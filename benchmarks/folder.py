@@ -17,19 +17,19 @@ import torch
 from isanet_zoo import create_model
 from isanet_zoo.imaging.reading import read_image
 from isanet_zoo.inference import folders
-from isanet_zoo.inference.outputs import plan
+from isanet_zoo.inference.outputs import Outputs
 from isanet_zoo.inference.predictor import Predictor
 
 IMAGE = Path(__file__).parents[1] / "examples" / "street.jpg"
 
 
-def one_by_one(predictor: Predictor, planned: dict[Path, tuple[Path, ...]]) -> None:
+def one_by_one(predictor: Predictor, planned: dict[str, str], outputs: Outputs) -> None:
     """Read, segment and write each image before the next one."""
     for path in planned:
         image = read_image(path)
         segmentation = predictor(image)
         assert not isinstance(segmentation, list)
-        folders._write(planned, (image, segmentation))
+        folders._write(planned, outputs, ((path, image), segmentation))
 
 
 def main() -> None:
@@ -48,15 +48,15 @@ def main() -> None:
         batch_size=args.batch,
     )
     with tempfile.TemporaryDirectory() as folder:
-        images = [Path(folder) / f"{number}.jpg" for number in range(args.images)]
-        for image in images:
-            image.write_bytes(IMAGE.read_bytes())
-        planned = plan(map(str, images), Path(folder))
+        planned = {f"{folder}/{number}.jpg": str(number) for number in range(args.images)}
+        for image in planned:
+            Path(image).write_bytes(IMAGE.read_bytes())
+        outputs = Outputs(Path(folder))
         decoded = [read_image(IMAGE)] * args.images
         times = common.medians(
             {
-                "one by one": lambda: one_by_one(predictor, planned),
-                "predict": lambda: list(folders.segment_files(predictor, planned)),
+                "one by one": lambda: one_by_one(predictor, planned, outputs),
+                "predict": lambda: list(folders.segment_files(predictor, planned, outputs)),
                 "network": lambda: predictor(decoded),
             },
             args.rounds,

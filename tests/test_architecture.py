@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "hub": {"cache", "manifest", "weights"},
     "zoo": {"hub", "manifest", "network", "weights"},
     "factories": {"network", "zoo"},
-    "inference": {"engines", "imaging", "manifest", "network", "zoo"},
+    "inference": {"engines", "imaging", "manifest", "network", "weights", "zoo"},
     "learning": {"cache", "engines", "imaging", "inference", "manifest", "network", "weights"},
     "export": {"imaging", "manifest", "network", "weights"},
     "commands": {

@@ -95,9 +95,9 @@ def add_device(parser: argparse.ArgumentParser, examples: str) -> None:
     parser.add_argument("--device", help=f"such as {examples} (default: the best available)")
 
 
-def add_json(parser: argparse._ActionsContainer) -> None:
-    """Add `--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def add_json(parser: argparse._ActionsContainer, text: str = "print JSON") -> None:
+    """Add `--json`, with its help."""
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypeAlias
+from typing import IO, Any, BinaryIO, Literal, NoReturn, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -36,6 +36,7 @@ FORMATS = {  # Pillow's name -> suffixes
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 BYTES_PER_PIXEL = 16  # bounds a file's bytes by Pillow's bound on pixels
 MOST_SCANS = 100  # of a JPEG; each takes time for the whole image, even if it is a few bytes
@@ -48,30 +49,53 @@ logger = logging.getLogger(__name__)
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Return the image files in a folder, by name; log how many other entries it contains.
+    """Return the image files in a folder, by name; see `find_files`."""
+    return [Path(name) for name in find_files(folder)]
+
+
+def find_files(folder: Path, *, recursive: bool = False, skip: Path | None = None) -> list[str]:
+    """Return the paths of the image files in a folder, sorted; log how many others it contains.
 
     Names that start with a dot are ignored, such as macOS's ``._a.png``.
 
+    Args:
+        folder: where to look.
+        recursive: look in the folders below it, too; links to folders are not followed.
+        skip: a folder below it that is not searched.
+
     Raises:
-        InputError: there are no image files, or the folder cannot be read.
+        InputError: there are no image files, or a folder cannot be read.
     """
-    try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        subfolders = {path for path in entries if path.is_dir()}
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}") from error
-    images = [p for p in entries if p.suffix.lower() in SUFFIXES and p not in subfolders]
-    others = (
-        f"{len(entries) - len(images) - len(subfolders)} other files are skipped, "
-        f"{len(subfolders)} subfolders are not searched"
-    )
+    images: list[str] = []
+    entries, subfolders, example = 0, 0, ""
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        images += [
+            os.path.join(parent, name)  # noqa: PTH118 - a `Path` takes ten times the memory
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES
+        ]
+        entries += len(names)
+        example = example or next(iter(sorted(names + folders)), "")
+        if not recursive:
+            subfolders = len(folders)
+            break
+        if skip and skip.exists():
+            folders[:] = [name for name in folders if not Path(parent, name).samefile(skip)]
+    others = f"{entries - len(images)} other files are skipped"
+    others += "" if recursive else f", {subfolders} subfolders are not searched"
     if not images:
-        found = f", such as {entries[0].name}" if entries else ""
+        found = f", such as {example}" if example else ""
         suffixes = ", ".join(sorted(SUFFIXES))
         raise InputError(f"{folder} contains no images; {others}{found}; looked for {suffixes}")
-    if len(images) < len(entries):
+    if len(images) < entries or subfolders:
         logger.warning("%s: %d images; %s", printable(folder), len(images), others)
     return images
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def stem_key(path: Path) -> str:
@@ -92,6 +116,8 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
         InputError: it cannot be opened, or decoding it in the block fails.
     """
     name = _name(source)
+    if isinstance(source, (str, os.PathLike)):
+        refuse_video(os.fsdecode(source))
     with translated_errors(name), _stream(source, name) as stream:
         size, most = stream.seek(0, os.SEEK_END), Image.MAX_IMAGE_PIXELS
         if size == 0:
@@ -118,6 +144,18 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
             if (scans := stream.read().count(START_OF_SCAN)) > MOST_SCANS:
                 raise InputError(f"{name} has {scans} scans, more than {MOST_SCANS}; save it anew")
         yield image, name
+
+
+def refuse_video(path: str) -> None:
+    """Raise InputError, which shows how to read the frames, for the name of a video file."""
+    if Path(path).suffix.lower() in VIDEOS:
+        raise InputError(
+            f"{printable(path)} is a video; predict its frames, such as with PyAV:\n"
+            f"    frames = av.open({path!r}).decode(video=0)  # pip install av\n"
+            '    predictor = isanet_zoo.Predictor("isanet_efficientnet_lite0os8_camvid")\n'
+            "    results = predictor.stream(frame.to_image() for frame in frames)\n"
+            "or write a video of the overlays with examples/video.py"
+        )
 
 
 def _count_tiff_tags(stream: IO[bytes]) -> int:
@@ -210,7 +248,9 @@ def _stream(source: FileLike, name: str) -> BinaryIO:
         except OSError as error:
             reason = f" cannot be read: {error.strerror}"
             if URL.match(path):
-                reason = " is a URL; download the image first"
+                reason = (
+                    " is a URL; download the image first (predict downloads from http and https)"
+                )
             elif not path or isinstance(error, FileNotFoundError):
                 reason = ": there is no such file"
             elif isinstance(error, IsADirectoryError):

@@ -1,90 +1,111 @@
-"""Folder runs: image files in, files of label maps and overlays out."""
+"""Folder runs: images in, files of label maps, overlays and confidence out."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 
-from isanet_zoo.errors import InputError
+from isanet_zoo.errors import InputError, printable
 from isanet_zoo.files import check_target
 from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.imaging.writing import is_marked, write_image
+from isanet_zoo.inference.outputs import Outputs
 from isanet_zoo.inference.predictor import Predictor
 from isanet_zoo.inference.threads import in_order
 
 
 @dataclass(frozen=True)
 class Result:
-    """The files written for one image, or the error that prevented them."""
+    """The files written for one image, a path or URL, or the error that prevented them."""
 
-    path: Path
+    source: str
     segmentation: Segmentation | None = None
     files: tuple[Path, ...] = ()
     error: InputError | None = None
 
 
+Read: TypeAlias = tuple[str, LoadedImage]  # an image with its source
+
+
 def segment_files(
-    predictor: Predictor, planned: dict[Path, tuple[Path, ...]], *, force: bool = False
+    predictor: Predictor, planned: Mapping[str, str], outputs: Outputs
 ) -> Iterator[Result]:
-    """Segment images and write an index PNG, an overlay and, if requested, the confidence of each.
+    """Segment images and write the results of each, over those of earlier runs.
 
     Images are read ahead of the network, and results written behind it, in threads. An image that
     cannot be read or a result that cannot be written is a `Result` with an error.
 
     Args:
         predictor: the network and its options.
-        planned: images and their result files, from `plan`.
-        force: replace files that isanet_zoo did not write, too.
+        planned: images with the names of their results, from `plan`.
+        outputs: what is written. Files that isanet_zoo did not write are not replaced.
     """
     failed: list[Result] = []
-    read = in_order(functools.partial(_read, predictor, force), planned.items())
+    read = in_order(functools.partial(_read, predictor, outputs), planned.items())
     segmented = predictor._stream(_readable(read, failed))
-    for result in in_order(functools.partial(_write, planned), segmented):
+    write = functools.partial(_write, planned, outputs)
+    for result in in_order(write, segmented, early=True):
         while failed:
             yield failed.pop(0)
         yield result
     yield from failed
 
 
-def _read(
-    predictor: Predictor, force: bool, item: tuple[Path, tuple[Path, ...]]
-) -> LoadedImage | Result:
+def _read(predictor: Predictor, outputs: Outputs, item: tuple[str, str]) -> Read | Result:
     """Read an image, unless its results cannot be written."""
-    path, targets = item
+    source, name = item
     try:
-        for target in targets[: 3 if predictor.confidence else 2]:
-            check_target(target, is_ours=is_marked, force=force)
-        return predictor._read(path)
+        for target in outputs.files(name):
+            _check_target(target)
+        return source, predictor._read(source)
     except InputError as error:
-        return Result(path, error=error)
+        return Result(source, error=error)
+
+
+def _check_target(target: Path) -> None:
+    if os.path.lexists(target) and not is_marked(target):
+        raise InputError(
+            f"{printable(target, 1000)} exists and was not written by isanet_zoo; move it, or "
+            "choose another --out"
+        )
+    check_target(target, force=True)
 
 
 def _readable(
-    items: Iterable[LoadedImage | Result], failed: list[Result]
-) -> Iterator[tuple[LoadedImage, LoadedImage]]:
-    """Yield each image as its own key; append errors to `failed`."""
+    items: Iterable[Read | Result], failed: list[Result]
+) -> Iterator[tuple[Read, LoadedImage]]:
+    """Yield each image with itself and its source as its key; append errors to `failed`."""
     for item in items:
         if isinstance(item, Result):
             failed.append(item)
         else:
-            yield item, item
+            yield item, item[1]
 
 
-def _write(planned: dict[Path, tuple[Path, ...]], item: tuple[LoadedImage, Segmentation]) -> Result:
-    image, segmentation = item
-    assert image.path is not None
-    parts = [segmentation.to_image(), segmentation.overlay(image)]
-    if segmentation.confidence is not None:
-        parts.append(Image.fromarray((255 * segmentation.confidence).round().astype("uint8")))
-    files = planned[image.path][: len(parts)]
+def _write(planned: Mapping[str, str], outputs: Outputs, item: tuple[Read, Segmentation]) -> Result:
+    """Write the files of one result."""
+    (source, image), segmentation = item
+    files = outputs.files(planned[source])
     try:
-        for part, file in zip(parts, files, strict=True):
-            write_image(part, file)
+        for part, file in zip(outputs.parts, files, strict=True):
+            write_image(_draw(part, image, segmentation, outputs.raw), file)
     except InputError as error:
-        return Result(image.path, error=error)
-    return Result(image.path, segmentation, files)
+        return Result(source, error=error)
+    return Result(source, segmentation, files)
+
+
+def _draw(part: str, image: LoadedImage, segmentation: Segmentation, raw: bool) -> Image.Image:
+    """Return one part of a result."""
+    if part == "overlay":
+        return segmentation.overlay(image)
+    if part == "confidence":
+        assert segmentation.confidence is not None
+        return Image.fromarray((255 * segmentation.confidence).round().astype("uint8"))
+    return Image.fromarray(segmentation.labels) if raw else segmentation.to_image()

@@ -16,15 +16,17 @@ from torch import Tensor
 from isanet_zoo.engines.engine import Device, DType, best_device, create_engine, resolve_device
 from isanet_zoo.errors import InputError, printable
 from isanet_zoo.imaging.preprocess import input_size, pad, prepare
-from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single, read_image
+from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
 from isanet_zoo.inference.decide import Canvas, Flipped, ResizedLogits, ScoreMaps, decide
+from isanet_zoo.inference.remote import read_any
 from isanet_zoo.inference.threads import delayed, in_order
 from isanet_zoo.inference.tiles import average_tiles, tile_grid
 from isanet_zoo.inference.views import Grid, Tile, Views, check_flag
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
+from isanet_zoo.weights.http import without_password
 from isanet_zoo.zoo import create_model
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -108,8 +110,9 @@ class Predictor:
         """Segment one image, or all images of a folder or iterable, in order.
 
         Args:
-            images: a path, PIL image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB;
-                a folder; or an iterable of these, which is read lazily.
+            images: a path, http(s) URL, file opened in binary mode, the bytes of a file, a PIL
+                image, uint8 array (H, W[, 3|4]) or uint8 tensor (3, H, W), all RGB; a folder; or an
+                iterable of these, which is read lazily.
             progress: called with (images done, images in total or None) after each image.
 
         Returns:
@@ -147,7 +150,7 @@ class Predictor:
         Raises:
             InputError: it cannot be read, or a view has no pixels, too many, or too many tiles.
         """
-        loaded = read_image(image)
+        loaded = read_any(image)
         preprocess = self.engine.preprocess
         size = input_size(loaded.size, preprocess) if self.views.resize else loaded.size
         try:
@@ -155,7 +158,8 @@ class Predictor:
                 if grid := self.views.grid(preprocess):
                     tile_grid(scaled, grid)
         except InputError as error:
-            raise InputError(f"{printable(loaded.path or 'image')}: {error}") from error
+            name = without_password(image) if isinstance(image, str) else loaded.path or "image"
+            raise InputError(f"{printable(name)}: {error}") from error
         return loaded
 
     def _stream(

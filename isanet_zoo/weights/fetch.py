@@ -50,6 +50,7 @@ def transfer(
     limit: int | None = None,
     show: Progress | None = None,
     patience: Patience = Patience(),  # noqa: B008 - frozen
+    kind: str = "a checkpoint",
 ) -> Fetched:
     """Copy a source to a file.
 
@@ -59,6 +60,7 @@ def transfer(
         limit: most bytes to accept.
         show: called after each block.
         patience: how long to try a server.
+        kind: what is expected, for the error about a web page.
 
     Raises:
         SourceError: the source does not return the file, after all attempts.
@@ -66,7 +68,7 @@ def transfer(
         DownloadError: `path` cannot be written.
     """
     with path.open("wb", buffering=0) as file:  # unbuffered, so that closing cannot fail
-        received = _Received(file, limit, show)
+        received = _Received(file, limit, show, kind)
         if is_remote(source):
             _download(source, received, patience)
         else:
@@ -78,8 +80,8 @@ def transfer(
 class _Received:
     """The part of a file that has arrived: written, hashed and counted."""
 
-    def __init__(self, file: FileIO, limit: int | None, show: Progress | None) -> None:
-        self.file, self.limit, self.show = file, limit, show
+    def __init__(self, file: FileIO, limit: int | None, show: Progress | None, kind: str) -> None:
+        self.file, self.limit, self.show, self.kind = file, limit, show, kind
         self.validator: str | None = None  # what identifies the server's version of the file
         self.restart()
 
@@ -117,8 +119,8 @@ class _Received:
 
     def check_head(self) -> None:
         """Raise SourceError for a web page or similar."""
-        if kind := foreign_content(self.head):
-            raise SourceError(f"returned {kind} instead of a checkpoint", tries=1)
+        if found := foreign_content(self.head):
+            raise SourceError(f"returned {found} instead of {self.kind}", tries=1)
 
 
 def _copy(source: str, received: _Received) -> None:

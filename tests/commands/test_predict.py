@@ -47,6 +47,13 @@ def predict(*arguments: object, out: Path | None = None) -> int:
     return main(["predict", *map(str, arguments), "-m", "isanet_tiny", *where])
 
 
+def records(capsys: Captured) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what `--json` printed: the results and the errors."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    results = [line for line in lines if "error" not in line]
+    return results, [line["error"] for line in lines if "error" in line]
+
+
 def results(out: Path, *stems: str) -> list[Path]:
     return [out / f"{stem}.{part}.png" for stem in stems for part in ("labels", "overlay")]
 
@@ -77,7 +84,7 @@ def test_built_in_model_is_the_default_and_logs_no_unused_tensors(
     assert len(lines) == 2
     assert "using isanet_efficientnet_lite0os8_camvid" in lines[0]
     assert lines[1].endswith(": verified weights")
-    assert main([*arguments, "-v"]) == 0
+    assert main([*arguments, "--overwrite", "-v"]) == 0
     assert "aux" in capsys.readouterr().err
 
 
@@ -116,9 +123,9 @@ class TestFolderRun:
         os.mkfifo(photos / "pipe.png")
         (photos / "zero.png").symlink_to("/dev/zero")
         assert predict(photos, "--json", out=tmp_path / "out") == 1
-        output = json.loads(capsys.readouterr().out)
-        assert len(output["results"]) == 3
-        assert sum("not a regular file" in error for error in output["errors"]) == 2
+        found, errors = records(capsys)
+        assert len(found) == 3
+        assert sum("not a regular file" in error for error in errors) == 2
 
     def test_image_that_the_options_do_not_fit_is_reported(
         self, photos: Path, tmp_path: Path, capsys: Captured
@@ -126,14 +133,14 @@ class TestFolderRun:
         Image.new("RGB", (9, 9)).save(photos / "small.png")
         options = ["--no-resize", "--scales", "0.07", "--batch-size", "4", "--json"]
         assert predict(photos, *options, out=tmp_path / "out") == 1
-        output = json.loads(capsys.readouterr().out)
-        assert [Path(result["image"]).name for result in output["results"]] == [
+        found, errors = records(capsys)
+        assert [Path(result["image"]).name for result in found] == [
             "a.jpg",
             "b.png",
             "c.PNG",
         ]
-        assert sum("small.png: scale 0.07 makes 0 x 0 " in e for e in output["errors"]) == 1
-        assert len(output["errors"]) == 3
+        assert sum("small.png: scale 0.07 makes 0 x 0 " in e for e in errors) == 1
+        assert len(errors) == 3
 
     def test_summary_is_printed_when_the_run_fails(
         self, photos: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
@@ -149,8 +156,8 @@ class TestFolderRun:
         with pytest.raises(RuntimeError, match="out of memory"):
             predict(photos, "--json", out=tmp_path / "out")
         captured = capsys.readouterr()
-        output = json.loads(captured.out)
-        assert [Path(result["image"]).name for result in output["results"]] == ["a.jpg", "b.png"]
+        found = [json.loads(line) for line in captured.out.splitlines()]
+        assert [Path(line["image"]).name for line in found if "files" in line] == ["a.jpg", "b.png"]
         assert "of 5 images could not be segmented" in captured.err
 
     def test_image_that_is_named_twice_is_segmented_once(
@@ -171,7 +178,16 @@ class TestFolderRun:
 
         monkeypatch.setattr(predictor, "Predictor", Watched)
         options = ["--flip", "--scales", "0.5", "1", "--tile", "48", "--overlap", "0.5"]
-        options += ["--dtype", "bfloat16", "--confidence", "--batch-size", "2", "--device", "cpu"]
+        options += [
+            "--dtype",
+            "bfloat16",
+            "--labels",
+            "--confidence",
+            "--batch-size",
+            "2",
+            "--device",
+            "cpu",
+        ]
         images = (photos / "a.jpg", photos / "b.png")
         assert predict(*images, *options, "--no-resize", "--json", out=tmp_path) == 0
         assert seen == {
@@ -185,7 +201,7 @@ class TestFolderRun:
             "resize": False,
             "confidence": True,
         }
-        first, second = json.loads(capsys.readouterr().out)["results"]
+        (first, second), _ = records(capsys)
         assert first["image"] == str(photos / "a.jpg")
         assert sum(entry["fraction"] for entry in first["classes"]) == pytest.approx(1)
         assert {"id", "name", "fraction"} == second["classes"][0].keys()
@@ -225,45 +241,59 @@ class TestFolderRun:
 
 @pytest.mark.usefixtures("tiny")
 class TestExistingFiles:
-    def test_second_run_replaces_its_own_results(
+    def test_second_run_is_refused_before_the_start(
+        self, photos: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out"
+        assert predict(photos / "b.png", out=out) == 0
+        results(out, "b")[1].unlink()
+        before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+        monkeypatch.setattr(predictor, "Predictor", None)  # the network is not prepared
+        assert predict(photos / "a.jpg", photos / "b.png", out=out) == 1
+        message = f"{out} has results of 1 of these 2 images, such as {photos / 'b.png'}; skip"
+        assert message in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+    def test_overwrite_replaces_results(
         self, photos: Path, tmp_path: Path, capsys: Captured
     ) -> None:
         out = tmp_path / "out"
-        assert predict(photos / "b.png", "--confidence", out=out) == 0
+        options = ["--overlay", "--confidence", "--labels"]
+        assert predict(photos / "b.png", *options, out=out) == 0
         stamps = [path.stat().st_ino for path in sorted(out.iterdir())]
-        assert predict(photos / "b.png", "--confidence", out=out) == 0
+        assert predict(photos / "b.png", *options, "--overwrite", out=out) == 0
         assert [path.stat().st_ino for path in sorted(out.iterdir())] != stamps
+        assert len(stamps) == 3
         assert all(is_marked(path) for path in out.iterdir())
 
-    def test_foreign_file_is_replaced_with_force_only(
+    def test_foreign_file_is_never_replaced(
         self, photos: Path, tmp_path: Path, capsys: Captured
     ) -> None:
         out = tmp_path / "out"
         out.mkdir()
         foreign, _ = results(out, "b")
         foreign.write_bytes((photos / "b.png").read_bytes())
-        assert predict(photos / "b.png", photos / "a.jpg", "--json", out=out) == 1
-        output = json.loads(capsys.readouterr().out)
-        (error,) = output["errors"]
-        assert f"{foreign} exists and was not written by isanet_zoo" in error
-        assert "--force" in error
-        assert foreign.read_bytes() == (photos / "b.png").read_bytes()
-        assert sorted(out.iterdir()) == [*results(out, "a"), foreign]
-        assert predict(photos / "b.png", "--force", out=out) == 0
-        assert is_marked(foreign)
+        images = (photos / "b.png", photos / "a.jpg")
+        for option in ("--overwrite", "--resume"):
+            capsys.readouterr()
+            assert predict(*images, option, "--json", out=out) == 1
+            _, (error,) = records(capsys)
+            assert f"{foreign} exists and was not written by isanet_zoo; move it" in error
+            assert foreign.read_bytes() == (photos / "b.png").read_bytes()
+            assert sorted(out.iterdir()) == [*results(out, "a"), foreign]
 
-    def test_input_is_never_replaced_even_by_force(
+    def test_input_is_never_replaced(
         self, photos: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(photos)
-        Path("b.labels.png").write_bytes(Path("b.png").read_bytes())
+        assert predict("b.png", "-o", ".") == 0
         before = {path: path.read_bytes() for path in photos.iterdir()}
-        assert predict("b.png", "b.labels.png", "--force", "-o", ".") == 1
+        assert predict("b.png", "b.labels.png", "--overwrite", "-o", ".") == 1
         assert "b.labels.png, a result of b.png, would replace an image" in capsys.readouterr().err
         (tmp_path / "out").mkdir()
         results(tmp_path / "out", "b")[1].hardlink_to(photos / "a.jpg")
-        assert predict("b.png", "a.jpg", "--force", out=tmp_path / "out") == 1
-        assert "would replace an image" in capsys.readouterr().err
+        assert predict("b.png", "a.jpg", "--overwrite", out=tmp_path / "out") == 1
+        assert "exists and was not written by isanet_zoo" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in photos.iterdir()} == before
 
     def test_folder_of_the_images_is_refused_for_results(
@@ -290,10 +320,10 @@ class TestExistingFiles:
                 raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Image.Image, "save", fill_disk)
-        assert predict(photos, "--json", out=out) == 1
-        output = json.loads(capsys.readouterr().out)
-        assert [Path(result["image"]).name for result in output["results"]] == ["a.jpg", "c.PNG"]
-        assert sum("b.labels.png cannot be written: No space" in e for e in output["errors"]) == 1
+        assert predict(photos, "--json", "--overwrite", out=out) == 1
+        found, errors = records(capsys)
+        assert [Path(result["image"]).name for result in found] == ["a.jpg", "c.PNG"]
+        assert sum("b.labels.png cannot be written: No space" in e for e in errors) == 1
         assert {path: path.read_bytes() for path in before} == before
         assert sorted(out.iterdir()) == results(out, "a", "b", "c")
 
@@ -328,9 +358,9 @@ class TestNames:
     ) -> None:
         (photos / f"{'x' * 251}.png").write_bytes((photos / "b.png").read_bytes())
         assert predict(photos, "--json", out=tmp_path / "out") == 1
-        output = json.loads(capsys.readouterr().out)
-        assert len(output["results"]) == 3
-        assert sum("cannot be written: File name too long" in e for e in output["errors"]) == 1
+        found, errors = records(capsys)
+        assert len(found) == 3
+        assert sum("cannot be written: File name too long" in e for e in errors) == 1
 
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
     def test_name_outside_the_encoding_is_printed_escaped(
@@ -358,7 +388,7 @@ class TestNames:
         assert predict(image, "--json", out=tmp_path / "out") == 0
         output = capsys.readouterr().out
         assert output.isascii()
-        (result,) = json.loads(output)["results"]
+        result = json.loads(output)
         assert result["image"] == str(image)
         assert Path(result["files"][0]).exists()
 

@@ -64,6 +64,27 @@ def test_in_order_yields_results_before_the_error_of_a_later_item() -> None:
         next(results)
 
 
+def test_early_results_do_not_wait_for_more_items() -> None:
+    """Release each item's work once the next item is taken."""
+    released = [threading.Event() for _ in range(8)]
+    taken: list[int] = []
+
+    def work(number: int) -> int:
+        assert released[number].wait(5)
+        return number
+
+    def items() -> Iterator[int]:
+        for number in range(8):
+            taken.append(number)
+            yield number
+            released[number].set()
+            time.sleep(0.02)
+
+    for number in in_order(work, items(), early=True):
+        assert len(taken) <= min(number + 4, 8)  # some slack for busy machines
+    assert number == 7
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_delayed_items_are_yielded_late(count: int) -> None:
     taken: list[int] = []
