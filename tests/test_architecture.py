@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"cache", "manifest"},
     "imaging": {"manifest"},
     "weights": {"cache", "manifest", "network"},
-    "engines": {"cache", "manifest", "network", "weights"},
+    "engines": {"cache", "imaging", "manifest", "network", "weights"},
     "hub": {"cache", "manifest", "weights"},
     "zoo": {"hub", "manifest", "network", "weights"},
     "factories": {"network", "zoo"},

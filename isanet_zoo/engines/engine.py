@@ -9,7 +9,8 @@ Letters in shapes: B batch, K classes, h w image.
 from __future__ import annotations
 
 import operator
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,16 +18,18 @@ from torch import Tensor
 from isanet_zoo.engines.speed import measure_speeds
 from isanet_zoo.engines.torch_engine import TorchEngine
 from isanet_zoo.errors import InputError
+from isanet_zoo.imaging.reading import ImageLike
 from isanet_zoo.manifest.config import Preprocess, ResizeRule
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network.isanet import ISANet
 
 Device: TypeAlias = str | int | torch.device
-DType: TypeAlias = torch.dtype | Literal["auto"]
+DType: TypeAlias = torch.dtype | Literal["auto", "int8"]
 """Type of the arithmetic; ``"auto"`` for bfloat16 where the hardware supports it natively."""
+Images: TypeAlias = ImageLike | Iterable[ImageLike]
+"""Images, or a folder of them."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ENGINES = {"torch": TorchEngine}
 
 
 class Engine(Protocol):
@@ -43,31 +46,65 @@ class Engine(Protocol):
         """Map prepared images (B, 3, h, w) float32 to logits (B, K, h/8, w/8) float32."""
 
 
+class EngineOptions(NamedTuple):
+    """How an engine computes; see `create_engine`."""
+
+    device: Device | None
+    dtype: DType | None
+    compile: bool
+    calibrate: Images | None
+
+
 def create_engine(
     network: ISANet,
     *,
+    name: str | None = None,
     device: Device | None = None,
     dtype: DType | None = None,
     compile: bool = False,  # noqa: A002 - torch's word
-    name: str = "torch",
+    calibrate: Images | None = None,
 ) -> Engine:
     """Return an engine that computes with a copy of a network.
 
     Args:
         network: the network; it is not changed.
+        name: the engine, a key of `ENGINES`; see `choose_engine`.
         device: where to compute; the network's device if None.
         dtype: type of the arithmetic; float32 if None, ``"auto"`` for bfloat16 where it is
-            measured to be faster. Logits are float32 either way.
+            measured to be faster, ``"int8"`` for an engine that quantises. Logits are float32 in
+            any case.
         compile: pass the network to `torch.compile`; slow to start.
-        name: the engine; `ENGINES` lists them.
+        calibrate: images like those to segment, for int8.
 
     Raises:
         InputError: the device is not available, or the engine or `dtype` is unknown.
     """
-    if name not in ENGINES:
+    options = EngineOptions(device, dtype, compile, calibrate)
+    return ENGINES[choose_engine(name)](network, options)
+
+
+def choose_engine(name: str | None) -> str:
+    """Return the name of an engine, by default that of torch.
+
+    Raises:
+        InputError: there is no such engine.
+    """
+    chosen = "torch" if name is None else name
+    if chosen not in ENGINES:
         raise InputError(f"engine is {name!r}; choose one of {', '.join(ENGINES)}")
-    chosen = resolve_device(device, next(network.parameters()).device)
-    return ENGINES[name](network, chosen, resolve_dtype(dtype, chosen), compile=compile)
+    return chosen
+
+
+def _create_torch(network: ISANet, options: EngineOptions) -> Engine:
+    """Return a torch engine, by default on the network's device."""
+    if options.calibrate is not None:
+        raise InputError("calibrate is for dtype='int8', which engine='torch' does not support")
+    device = resolve_device(options.device, next(network.parameters()).device)
+    dtype = resolve_dtype(options.dtype, device)
+    return TorchEngine(network, device, dtype, compile=options.compile)
+
+
+ENGINES: dict[str, Callable[[ISANet, EngineOptions], Engine]] = {"torch": _create_torch}
 
 
 def best_device() -> torch.device:

@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isanet_zoo.engines.engine import Device, DType, best_device, create_engine, resolve_device
+from isanet_zoo.engines.engine import (
+    Device,
+    DType,
+    Images,
+    best_device,
+    choose_engine,
+    create_engine,
+    resolve_device,
+)
 from isanet_zoo.errors import InputError, printable
 from isanet_zoo.imaging.preprocess import input_size, pad, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single
@@ -47,12 +55,14 @@ class Predictor:
     Args:
         model: a network; or the name of published weights or a file that this library wrote, which
             are then loaded.
+        engine: how the network is computed; ``"torch"`` if None.
         device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
             computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
         dtype: type of the network's arithmetic, float32 if None. `torch.bfloat16` is faster on
             some hardware, and changes labels where two classes are nearly equal; ``"auto"`` uses it
             where a short measurement finds it faster. Labels are always decided in float32.
         compile: run the network through `torch.compile`: slow to start, faster for many images.
+        calibrate: images like those to segment, a folder or an iterable; for ``dtype="int8"``.
         batch_size: images of one size that go through the network together, up to 4096.
         scales: factors of the test-time augmentation, over which logits are averaged: up to 32,
             each from 1/16 to 16.
@@ -80,9 +90,11 @@ class Predictor:
         self,
         model: ISANet | str | os.PathLike[str],
         *,
+        engine: str | None = None,
         device: Device | None = None,
         dtype: DType | None = None,
         compile: bool = False,  # noqa: A002 - torch's word
+        calibrate: Images | None = None,
         batch_size: int = 1,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -97,11 +109,14 @@ class Predictor:
         self.confidence = check_flag("confidence", confidence)
         self.probabilities = check_flag("probabilities", probabilities)
         check_flag("compile", compile)
+        engine = choose_engine(engine)
         if isinstance(model, (str, os.PathLike)):
             device = resolve_device(device, best_device())
             model = create_model(os.fspath(model), pretrained=True)
         _check_network(model)
-        self.engine = create_engine(model, device=device, dtype=dtype, compile=compile)
+        self.engine = create_engine(
+            model, name=engine, device=device, dtype=dtype, compile=compile, calibrate=calibrate
+        )
         self.device, self.dtype = self.engine.device, self.engine.dtype
 
     def __call__(
@@ -232,8 +247,10 @@ def predict(
     images: ImageLike | Iterable[ImageLike],
     *,
     batch_size: int = 1,
+    engine: str | None = None,
     device: Device | None = None,
     dtype: DType | None = None,
+    calibrate: Images | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     tile: Tile | None = None,
@@ -257,8 +274,10 @@ def predict(
     predictor = Predictor(
         model,
         batch_size=batch_size,
+        engine=engine,
         device=device,
         dtype=dtype,
+        calibrate=calibrate,
         scales=scales,
         flip=flip,
         tile=tile,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from isanet_zoo.network.isanet import ISANet
 
 
 def evaluate(
-    model: ISANet | Predictor,
+    model: ISANet | Predictor | str | os.PathLike[str],
     dataset: SegmentationDataset,
     *,
+    engine: str | None = None,
     check: bool = True,
     check_progress: Progress | None = None,
     progress: Progress | None = None,
@@ -32,9 +34,10 @@ def evaluate(
     Under `torchrun`, each process segments a part of the images; all return the same scores.
 
     Args:
-        model: a network, with the resizing and tiles that its weights were tested with; or a
-            `Predictor`, with its own scales, flip and tiles.
+        model: a network, a name or a file as for `Predictor`, with the resizing and tiles that its
+            weights were tested with; or a `Predictor`, with its own engine, scales, flip and tiles.
         dataset: images and masks; its classes must be the network's.
+        engine: how the network is computed, see `Predictor`.
         check: read all masks first, see `check_masks`.
         check_progress: called with (pairs checked, pairs in all) meanwhile.
         progress: called with (images done, images in all) of this process after each image.
@@ -43,7 +46,9 @@ def evaluate(
     Raises:
         InputError: the classes differ, an image or mask cannot be used, or no pixel has a class.
     """
-    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    if isinstance(model, Predictor) and engine is not None:
+        raise InputError(f"engine is {engine!r}, but the predictor has one; pass it to Predictor")
+    predictor = model if isinstance(model, Predictor) else Predictor(model, engine=engine)
     labels = dataset.label_set
     _check_classes(predictor.engine.label_set, dataset)
     if check:

@@ -85,3 +85,9 @@ def test_resolve_dtype_of_another_type_is_refused(dtype: Any) -> None:
 def test_create_engine_with_an_unknown_name_is_refused() -> None:
     with pytest.raises(InputError, match="engine is 'tensorrt'; choose one of torch"):
         create_engine(make_network(), name="tensorrt")
+
+
+def test_create_engine_by_default_uses_torch() -> None:
+    assert create_engine(make_network()).name == "torch"
+    with pytest.raises(InputError, match="which engine='torch' does not support"):
+        create_engine(make_network(), calibrate="images")

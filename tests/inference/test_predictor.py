@@ -311,6 +311,7 @@ class TestOptions:
             ({"confidence": None}, "confidence is None; pass True or False"),
             ({"probabilities": 0.5}, r"probabilities is 0\.5; pass True or False"),
             ({"compile": "yes"}, "compile is 'yes'; pass True or False"),
+            ({"engine": "tensorrt"}, "engine is 'tensorrt'; choose one of torch"),
             ({"dtype": torch.float64}, "dtype is torch.float64"),
             ({"dtype": np.array([1, 2])}, "dtype is array"),
             ({"device": "gpu"}, "device 'gpu' is not available"),
