@@ -8,7 +8,6 @@ the same, and resumes, logs and evaluates; here each part can be replaced.
 """
 
 import sys
-from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 import isanet_zoo
 from isanet_zoo.learning.batches import Augmented, EpochBatches
 from isanet_zoo.learning.losses import segmentation_loss
-from isanet_zoo.learning.optimizers import poly
+from isanet_zoo.learning.schedules import decay
 from isanet_zoo.learning.transforms import Augment
 
 
@@ -32,22 +31,15 @@ def main(data: str, target: str, name: str, epochs: str = "20", crop: str = "320
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
 
-    recipe = replace(
-        isanet_zoo.get_weights(name).recipe,
-        epochs=int(epochs),
-        batch_size=2,
-        crop=(int(crop), int(crop)),
-        lr=0.001,
-        min_lr=0.00001,
-    )
+    recipe = isanet_zoo.Recipe(epochs=int(epochs), batch_size=2, crop=(int(crop), int(crop)))
     batches = EpochBatches(len(train), recipe)
     loader = DataLoader(Augmented(train, Augment(recipe, model.preprocess)), batch_sampler=batches)
-    optimizer = torch.optim.SGD(
-        model.param_groups(recipe.lr, head_multiplier=10),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
+    optimizer = torch.optim.AdamW(
+        model.param_groups(recipe.lr, recipe.head_multiplier), weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly(step, batches.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: decay(recipe, step, batches.steps)
+    )
 
     model.train()
     for step, (images, target_ids) in enumerate(loader, 1):

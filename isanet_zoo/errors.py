@@ -20,7 +20,8 @@ Each is also the built-in that a caller would expect, so `except ValueError` wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 LONGEST_MESSAGE = 4000  # characters
 
@@ -38,6 +39,12 @@ def printable(text: object, limit: int = 200) -> str:
         for letter in shown[:limit]
     )
     return shown[:limit] + "..." if cut or len(shown) > limit else shown
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the known names that are close to a wrong one, for an error, or other advice."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else otherwise
 
 
 class ZooError(Exception):

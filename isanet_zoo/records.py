@@ -38,7 +38,7 @@ from typing import (
     get_type_hints,
 )
 
-from isanet_zoo.errors import InputError, ManifestError, printable
+from isanet_zoo.errors import InputError, ManifestError, did_you_mean, printable
 
 T = TypeVar("T")
 
@@ -104,7 +104,8 @@ def read(cls: type[T], data: object, where: str) -> T:
     Args:
         cls: a dataclass; its fields may be scalars, `Literal`s, optional values, tuples and
             dataclasses, with bounds as `Annotated`.
-        data: the value that `parse` returned. Every field must be there, even one with a default.
+        data: the value that `parse` returned. Every field must be there, even one with a default,
+            unless its metadata has the value that it has in files of earlier versions: ``absent``.
         where: the address of `data`, for error messages: ``models.isanet_resnet50os8_voc``.
 
     Raises:
@@ -171,11 +172,14 @@ def _hints(cls: type) -> dict[str, Any]:
 def _read(cls: type, data: object, where: str) -> object:
     if not isinstance(data, Mapping):
         raise _refusal(where, data, "an object")
-    hints = _hints(cls)
+    hints, fields = _hints(cls), dataclasses.fields(cast(Any, cls))
+    absent = {field.name: field.metadata["absent"] for field in fields if field.metadata}
+    data = absent | dict(data)
     if missing := hints.keys() - data.keys():
         raise InputError(f"{where}: missing {', '.join(sorted(missing))}")
-    if unknown := data.keys() - hints.keys():
-        raise InputError(f"{where}: unknown {', '.join(sorted(map(str, unknown)))}")
+    if unknown := sorted(str(key) for key in data.keys() - hints.keys()):
+        advice = did_you_mean(unknown[0], hints, "")
+        raise InputError(f"{where}: unknown {', '.join(unknown)}{advice and '; '}{advice}")
     values = {name: _convert(hint, data[name], f"{where}.{name}") for name, hint in hints.items()}
     try:
         return cls(**values)

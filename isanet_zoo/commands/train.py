@@ -19,13 +19,12 @@ from isanet_zoo.commands.arguments import (
     to_path,
 )
 from isanet_zoo.commands.output import Bar
-from isanet_zoo.errors import InputError, ManifestError, printable
+from isanet_zoo.errors import InputError, ManifestError, did_you_mean, printable
 from isanet_zoo.manifest.recipe import Recipe
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.run import RunProgress
     from isanet_zoo.network.isanet import ISANet
-    from isanet_zoo.weights.description import Description
 
 PAIRS = ("crop", "base_size", "scale", "contrast", "saturation")  # one number is both of them
 
@@ -46,16 +45,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", type=to_path, default=Path("run"), help="folder of the run (default: run)"
     )
     parser.add_argument(
+        "--recipe",
+        metavar="FILE|NAME",
+        help="a JSON file, such as recipe.json of a run, or a model, whose recipe `info` shows "
+        "(default: a recipe for fine-tuning)",
+    )
+    parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="change numbers of the recipe that `info` shows, such as lr=0.001 'crop=[512, 512]'",
+        help="change values of the recipe, such as lr=0.001 loss=ohem 'crop=[512, 512]'",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run in --out; with more epochs, extend it",
+        help="resume the run in --out with its recipe; with more epochs, extend it",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -80,9 +85,9 @@ def run(options: argparse.Namespace) -> int:
     from isanet_zoo.zoo import describe_model
 
     numbers = RunOptions(options.eval_every, options.seed, options.workers, options.accumulate)
-    description = describe_model(options.name)
-    recipe = _change_recipe(_recipe(options.name, description), options.set)
-    on_disk, target = layout(options, description.label_set.name), device(options)
+    recipe = _change_recipe(_base_recipe(options), options.set)
+    labels = describe_model(options.name).label_set
+    on_disk, target = layout(options, labels.name), device(options)
     dataset = open_dataset(on_disk, options.data, options.split)
     validation = None
     if not options.no_val:
@@ -127,28 +132,33 @@ def _initial_model(options: argparse.Namespace, num_classes: int, *, aux_loss: b
     )
 
 
-def _recipe(name: str, description: Description) -> Recipe:
-    """Return the recipe of a model, or that of the published weights that it started from.
-
-    Raises:
-        InputError: neither is stated.
-    """
-    if description.recipe:
-        return description.recipe
-    if description.weights:
-        return description.weights.recipe
-    raise InputError(
-        f"{printable(name)} does not state its recipe; pass the name of the closest model, and "
-        "the file or folder with -w"
-    )
-
-
 def _text(moment: RunProgress) -> str:
     """Return loss, learning rate and last mIoU for a progress bar."""
     text = f"loss {moment.loss:.3f}, lr {moment.lr:.2g}"
     if moment.last and moment.last.miou is not None:
         text += f", mIoU {100 * moment.last.miou:.2f} ({moment.last.classes} classes)"
     return text
+
+
+def _base_recipe(options: argparse.Namespace) -> Recipe:
+    """Return the recipe of `--recipe`, that of a run to resume, or the one for fine-tuning.
+
+    Raises:
+        InputError: a file or model states no recipe.
+    """
+    from isanet_zoo.zoo import describe_model
+
+    given, own = options.recipe, options.out / "recipe.json"
+    if given is None:
+        return Recipe.load(own) if options.resume and own.is_file() else Recipe()
+    if given.endswith(".json"):
+        return Recipe.load(given)
+    description = describe_model(given)
+    if description.recipe:
+        return description.recipe
+    if description.weights:
+        return description.weights.recipe
+    raise InputError(f"--recipe {printable(given)} does not state its recipe; pass a JSON file")
 
 
 def _change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
@@ -161,7 +171,8 @@ def _change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals or name not in values:
-            raise InputError(f"--set {change}: write NAME=VALUE, NAME one of {', '.join(values)}")
+            advice = did_you_mean(name, values, f"NAME is one of {', '.join(values)}")
+            raise InputError(f"--set {change}: write NAME=VALUE; {advice}")
         try:
             value = records.parse(text, name)
         except ManifestError:

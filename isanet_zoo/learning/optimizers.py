@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and weight averaging."""
+"""Optimizer and weight averaging."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from torch.optim.swa_utils import AveragedModel
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.tensors import Spec, spec_of
-
-
-def poly(step: int, steps: int, *, power: float = 0.9, floor: float = 0.01) -> float:
-    """Return the learning rate of a step as a fraction of the first: from 1 down to `floor`.
-
-    Steps after the last keep the floor. This is the schedule of sssegmentation:
-    ``(lr - min_lr) * (1 - step / steps) ** power + min_lr``, with ``floor = min_lr / lr``.
-    """
-    fraction: float = (1 - floor) * max(1 - step / steps, 0) ** power + floor
-    return fraction
 
 
 def create_optimizer(model: ISANet, recipe: Recipe) -> torch.optim.Optimizer:

@@ -23,8 +23,8 @@ from isanet_zoo.learning.optimizers import (
     moving_average,
     named_specs,
     named_state,
-    poly,
 )
+from isanet_zoo.learning.schedules import decay
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
@@ -40,7 +40,7 @@ class Trainer:
     Args:
         model: the network; it is moved to `device` and trained in place.
         recipe: the hyper-parameters.
-        steps: number of steps over which the learning rate decreases.
+        steps: number of steps of the schedule of the learning rate.
         class_weights: (K,) weight of each class in the loss; all equal if None.
         device: where to compute; the model's device if None.
         accumulate: number of chunks per batch (gradient accumulation), to save memory.
@@ -108,12 +108,7 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The encoder's learning rate in the next step."""
-        return self.recipe.lr * self._decay()
-
-    def _decay(self) -> float:
-        """Return the learning rate of the next step as a fraction of the first."""
-        floor = self.recipe.min_lr / self.recipe.lr
-        return poly(self.step, self.steps, power=self.recipe.power, floor=floor)
+        return self.recipe.lr * decay(self.recipe, self.step, self.steps)
 
     def train_step(self, images: Tensor, target: Tensor) -> Tensor:
         """Train on one batch.
@@ -130,7 +125,7 @@ class Trainer:
         """
         self.network.train()
         for group, first in zip(self.optimizer.param_groups, self.first_lrs, strict=True):
-            group["lr"] = first * self._decay()
+            group["lr"] = first * decay(self.recipe, self.step, self.steps)
         self.optimizer.zero_grad()
         with self._translated_errors():
             loss = self._backward(images, target)
@@ -170,6 +165,7 @@ class Trainer:
                     chunk_loss = segmentation_loss(
                         output,
                         chunk_target,
+                        loss=self.recipe.loss,
                         aux_weight=self.recipe.aux_weight,
                         class_weights=self.class_weights,
                         ignore_index=ignore_index,

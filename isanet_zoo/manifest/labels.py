@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from isanet_zoo.errors import InputError, UnknownModelError
+from isanet_zoo.errors import InputError, UnknownModelError, did_you_mean
 from isanet_zoo.records import MOST_CLASSES, Range, Record, Text, whole_number
 
 PerClass = Range(1, MOST_CLASSES)
@@ -93,8 +92,7 @@ class LabelSet(Record):
             known = short | {name: index for index, name in enumerate(self.names)}
             if which in known:
                 return known[which]
-            close = difflib.get_close_matches(which, known, n=3)
-            advice = f"did you mean {', '.join(close)}?" if close else "see label_set.names"
+            advice = did_you_mean(which, known, "see label_set.names")
             raise UnknownModelError(f"{self.title} has no class {which!r}; {advice}")
         try:
             index = operator.index(which)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import logging
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isanet_zoo import records
-from isanet_zoo.errors import InputError, ManifestError, UnknownModelError
+from isanet_zoo.errors import InputError, ManifestError, UnknownModelError, did_you_mean
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Weights
@@ -182,6 +181,5 @@ def find_weights(name: str, manifest: Mapping[str, Weights]) -> Weights:
     for weights in manifest.values():
         if name == f"{weights.model}.{weights.tag}":
             return weights
-    close = difflib.get_close_matches(name, manifest, n=3)
-    advice = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(manifest)}"
+    advice = did_you_mean(name, manifest, f"there are {', '.join(manifest)}")
     raise UnknownModelError(f"no model is called {name!r}; {advice}")

@@ -164,7 +164,8 @@ def test_fine_tuned_model_is_evaluated_and_predicts(
         result = run("evaluate", alone, *common, "--split", "train", "--json")
         assert json.loads(result.out) == scores, result.err
     again = tmp_path / "again"
-    result = run("train", out, *common, "--out", again, "--workers", 0, "--no-val")
+    options = ("--out", again, "--workers", 0, "--no-val", "--recipe", out)
+    result = run("train", out, *common, *options)
     assert result.status == 0, result.err
     second = read_description(again / "best.safetensors")
     assert second is not None
@@ -187,8 +188,9 @@ def test_saved_model_alone_is_evaluated_in_the_layout_of_its_data_set(
     assert "has no auxiliary head; load it with aux_loss=False, or train it with --set aux" in error
     other = isanet_zoo.ISANet("test_resnet", 11, head=isanet_zoo.HeadConfig(channels=8))
     isanet_zoo.save_model(other, tmp_path / "other.safetensors")
-    (error,) = run("train", tmp_path / "other.safetensors", "--data", streets).errors
-    assert "does not state its recipe; pass the name of the closest model" in error
+    other_file = tmp_path / "other.safetensors"
+    (error,) = run("train", other_file, "--data", streets, "--recipe", other_file).errors
+    assert "other.safetensors does not state its recipe; pass a JSON file" in error
 
 
 def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:
     assert "(5 classes)" in first.err
     assert "already contains a run" in train(recipe=recipe).errors[0]
     assert train("--resume", recipe=recipe).status == 0
-    result = train("--resume", recipe=recipe[:-1])
+    result = train("--resume", recipe=(*recipe[:-1], "ema=null"))
     assert "ema was 0.9, is null" in result.errors[0]
     assert f"-w {tmp_path / 'run' / 'last.safetensors'} -o ANOTHER_FOLDER" in result.errors[0]
     result = train("--resume", recipe=("epochs=3", *recipe[1:]))
@@ -216,9 +218,10 @@ def test_run_is_resumed_and_extended(train: Any, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("lr", "write NAME=VALUE"),
-        ("rate=1", "one of split, epochs"),
+        ("epoch=1", "write NAME=VALUE; did you mean epochs?"),
+        ("x=1", "write NAME=VALUE; NAME is one of split, epochs"),
         ("epochs=many", "epochs is 'many'; it must be a whole number"),
-        ("lr=0.00001", "lr is 1e-05; it must be at least min_lr"),
+        ("min_lr=1", "lr is 0.0003; it must be at least min_lr"),
         ("optimizer=lion", "optimizer is 'lion'; it must be one of 'sgd', 'adamw'"),
         ("hue=1e300", "hue is 1e+300; it must be a number from 0 to 180"),
         ("lr=NaN", "lr is nan"),

@@ -1,4 +1,4 @@
-"""Tests of schedule, optimizer and moving average, compared with upstream and with a loop."""
+"""Tests of optimizer and moving average, compared with upstream and with a loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from isanet_zoo import create_model, get_weights
-from isanet_zoo.learning.optimizers import create_optimizer, moving_average, poly
+from isanet_zoo.learning.optimizers import create_optimizer, moving_average
 from isanet_zoo.learning.trainer import Trainer
 from isanet_zoo.manifest.config import HeadConfig
 from isanet_zoo.network.isanet import ISANet
@@ -26,18 +25,6 @@ RECIPE = get_weights("isanet_resnet50os8_voc").recipe
 def tiny() -> ISANet:
     torch.manual_seed(0)
     return ISANet("test_resnet", num_classes=5, aux_loss=True, head=HEAD)
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_learning_rates_equal_upstream_s(name: str) -> None:
-    expected = GOLDEN[name]
-    recipe, steps = get_weights(name).recipe, expected["max_iters"]
-    assert recipe.min_lr == expected["min_lr"]
-    assert recipe.epochs * expected["iters_per_epoch"] == steps
-    assert expected["images_assumed"] // recipe.batch_size == expected["iters_per_epoch"]
-    for step, rate in expected["lr_at_iter"].items():
-        fraction = poly(int(step), steps, power=recipe.power, floor=recipe.min_lr / recipe.lr)
-        assert recipe.lr * fraction == pytest.approx(rate, rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -64,27 +51,6 @@ def test_optimizer_equals_upstream_s(name: str) -> None:
     for group in optimizer.param_groups:
         for option in ("momentum", "dampening", "weight_decay", "nesterov", "maximize"):
             assert group[option] == expected[option]
-
-
-@given(
-    steps=st.integers(1, 500),
-    power=st.sampled_from([0.0, 0.5, 0.9, 1.0, 2.0]),
-    floor=st.floats(0, 1),
-)
-@settings(max_examples=60, deadline=None)
-def test_poly_decreases_from_one_to_the_floor(steps: int, power: float, floor: float) -> None:
-    fractions = [poly(step, steps, power=power, floor=floor) for step in range(steps)]
-    assert fractions[0] == pytest.approx(1, abs=1e-12)
-    assert fractions == sorted(fractions, reverse=True)
-    assert min(fractions) >= floor - 1e-12
-    if power:
-        assert poly(steps, steps, power=power, floor=floor) == pytest.approx(floor, abs=1e-12)
-    if power == 1:
-        assert poly(1, steps, power=1, floor=0) == pytest.approx(1 - 1 / steps)
-
-
-def test_poly_stays_at_the_floor_after_the_last_step() -> None:
-    assert poly(12, 10, floor=0.01) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

@@ -45,6 +45,7 @@ RECIPE = Recipe(
     precision="float32",
     frozen=(),
     initialisation="random",
+    warmup=0.0,
 )
 
 

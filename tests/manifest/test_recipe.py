@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from isanet_zoo import get_weights
-from isanet_zoo.errors import InputError
+from isanet_zoo import Recipe, get_weights, records
+from isanet_zoo.errors import InputError, UnknownModelError
 
 RECIPE = get_weights("isanet_resnet50os8_voc").recipe
 NAN = float("nan")
@@ -52,7 +54,10 @@ NAN = float("nan")
         ({"ema": 1.0}, r"ema is 1\.0; it must be a number from 0 to 0\.999999"),
         ({"ema": -0.1}, r"ema is -0\.1"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; it must be one of 'sgd', 'adamw'"),
-        ({"schedule": "adam"}, "schedule is 'adam'; it must be one of 'poly'"),
+        ({"schedule": "adam"}, "schedule is 'adam'; it must be one of 'poly', 'cosine', 'const"),
+        ({"loss": "adam"}, "loss is 'adam'; it must be one of 'cross_entropy', 'dice', 'focal'"),
+        ({"warmup": 2}, "warmup is 2; it must be a number from 0 to 1"),
+        ({"patience": 0}, "patience is 0; it must be a whole number from 1"),
         ({"precision": "adam"}, "precision is 'adam'; it must be one of 'float32', "),
         ({"frozen": "backbone"}, "frozen is 'backbone'; it must be a list"),
     ],
@@ -92,3 +97,53 @@ def test_recipe_accepts_its_bounds(options: dict[str, Any]) -> None:
     recipe = replace(RECIPE, **options)
     for name, value in options.items():
         assert getattr(recipe, name) == value
+
+
+def test_upstream_recipe_is_the_published_one() -> None:
+    assert Recipe.upstream("isanet_resnet50os8_voc") == RECIPE
+    assert (RECIPE.lr, RECIPE.schedule, RECIPE.batch_size) == (0.01, "poly", 16)
+    assert (RECIPE.warmup, RECIPE.loss, RECIPE.patience) == (0.0, "cross_entropy", None)
+    with pytest.raises(UnknownModelError, match="did you mean isanet_resnet50os8_voc"):
+        Recipe.upstream("isanet_resnet50os8_vok")
+
+
+def test_recipe_of_an_earlier_version_has_neither_warmup_nor_another_loss() -> None:
+    old = records.write(Recipe(lr=0.5))
+    for name in ("warmup", "loss", "patience"):
+        del old[name]
+    assert records.read(Recipe, old, "old") == Recipe(lr=0.5, warmup=0.0)
+    del old["lr"]
+    with pytest.raises(ValueError, match="old: missing lr"):
+        records.read(Recipe, old, "old")
+
+
+def test_loaded_recipe_equals_the_written_one(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(records.write(RECIPE)))
+    assert Recipe.load(path) == RECIPE
+    path.write_text('{"lr": 0.5, "crop": [64, 96]}')
+    assert Recipe.load(path) == Recipe(lr=0.5, crop=(64, 96))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"rate": 1}', r"recipe\.json: unknown rate; .*write names and values like"),
+        ('{"epoch": 1}', r"unknown epoch; did you mean epochs\?; write names"),
+        (
+            '{"lr": "low"}',
+            r"recipe\.json\.lr is 'low'; it must be a number from 1e-12 to 1000000; w",
+        ),
+        ("[1]", r"recipe\.json is a list; it must be an object; write names and values like"),
+        ("lr: 1", r"recipe\.json cannot be read: .*; write names and values like"),
+        (None, r"recipe\.json cannot be read: No such file"),
+    ],
+)
+def test_bad_recipe_file_is_refused_with_the_syntax(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "recipe.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        Recipe.load(path)
