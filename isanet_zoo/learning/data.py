@@ -6,17 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.imaging.formats import open_image, upright
 from isanet_zoo.imaging.reading import read_image
+from isanet_zoo.learning.masks import ImageMasks, MaskReader
 from isanet_zoo.manifest.labels import LabelSet
 
-LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")  # formats that may change class ids
 LISTED = 10  # ids that an error lists at most
 
 
@@ -31,10 +29,11 @@ class SegmentationDataset(Dataset[Sample]):
     """Images and masks in files; index it, or pass it to a `DataLoader`.
 
     Args:
-        pairs: the files of each image and its mask, an 8-bit index image (its palette is ignored).
+        pairs: the files of each image and its mask.
         label_set: the classes. Masks contain its official ids.
         ignored: further values that masks may contain; such pixels have no class. None allows all.
         name: the data set's name in errors and reports.
+        read: reader of masks; by default they are 8-bit index images, whose palette is ignored.
 
     Raises:
         InputError: there are no pairs, or fewer than two classes.
@@ -47,8 +46,10 @@ class SegmentationDataset(Dataset[Sample]):
         *,
         ignored: Iterable[int] | None = (255,),
         name: str = "folder",
+        read: MaskReader | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
+        self.read = read or ImageMasks()
         self.label_set = label_set
         self.name = name
         if not self.pairs:
@@ -84,9 +85,9 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             InputError: it cannot be read, or contains colours or ids that no class has.
         """
-        path = self.pairs[index][1]
-        values = read_mask(path).long()
-        self.check_values(path, torch.bincount(values.flatten(), minlength=256))
+        image, mask = self.pairs[index]
+        values = self.read(image, mask).long()
+        self.check_values(mask, torch.bincount(values.flatten(), minlength=256))
         return self._ids[values]
 
     def check_values(self, mask: Path, counts: Tensor) -> None:
@@ -125,26 +126,4 @@ def check_sizes(
     raise InputError(
         f"{mask} is {mask_size[1]} x {mask_size[0]}, its image {image} "
         f"{image_size[1]} x {image_size[0]}; {advice}"
-    )
-
-
-def read_mask(path: Path) -> Tensor:
-    """Read an index image as (H, W) uint8: the indices, independent of its palette.
-
-    Like an image, a mask is rotated by its EXIF orientation, if it has one.
-
-    Raises:
-        InputError: it cannot be read, or is not an image of one 8-bit channel.
-    """
-    with open_image(path) as (image, name):
-        if image.mode not in ("L", "P"):
-            colours = image.mode.startswith(("RGB", "CMYK", "YCbCr"))
-            found = "colours" if colours else f"mode {image.mode}"
-        elif image.format in LOSSY:
-            found = f"{image.format} data, whose compression changes pixel values,"
-        else:
-            return torch.from_numpy(np.array(upright(image)))
-    raise InputError(
-        f"{name} contains {found} where class ids are expected; save it as a PNG with 8 bits per "
-        "pixel, the value being the class id"
     )

@@ -1,273 +1,203 @@
-"""Layouts of data sets on disk: the rules that pair images with masks."""
+"""Data sets on disk: `open_dataset`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
-from isanet_zoo.errors import InputError, printable
-from isanet_zoo.files import open_regular
-from isanet_zoo.imaging.formats import SUFFIXES, list_folder, stem_key
+from isanet_zoo.errors import InputError
+from isanet_zoo.files import hash_file
+from isanet_zoo.inference.threads import in_order
+from isanet_zoo.learning.annotations import LabelMeMasks, read_labels
+from isanet_zoo.learning.classes import COLOUR, add_background, make_label_set, read_classes
 from isanet_zoo.learning.data import SegmentationDataset
+from isanet_zoo.learning.layouts import DATASET_LAYOUTS, Found, Pairs
+from isanet_zoo.learning.masks import ImageMasks, MaskReader
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.lookup import load_label_sets
+from isanet_zoo.records import real_number
 
-MAX_CLASSES = 255  # 255 remains for pixels without a class
-MAX_TEXT = 1 << 24  # bytes of a list of names
-LISTED = 3  # files of a kind that an error lists
-
-Pairs: TypeAlias = list[tuple[Path, Path]]
-
-
-@dataclass(frozen=True)
-class DatasetLayout:
-    """Where a data set keeps its images and masks.
-
-    Attributes:
-        tree: the expected folders, for error messages.
-        find: return the pairs of a split, from the root folder and the split's name.
-        ignored: mask values beside the classes' ids; None for any.
-    """
-
-    tree: str
-    find: Callable[[Path, str], Pairs]
-    ignored: tuple[int, ...] | None
+BLACK, WHITE = 0x000000, 0xFFFFFF
 
 
 def open_dataset(
-    layout: str, root: str | Path, split: str, *, label_set: LabelSet | None = None
+    layout: str,
+    root: str | Path,
+    split: str,
+    *,
+    label_set: LabelSet | None = None,
+    binary: bool = False,
+    unlabelled: int | str | None = None,
+    val_fraction: float | None = None,
 ) -> SegmentationDataset:
     """Open a split of a data set.
 
     Args:
         layout: ``"voc"``, ``"ade20k"``, ``"cityscapes"``, ``"camvid"``, as they are distributed;
             ``"pascal_context"``, with the 59-class masks of mmsegmentation's converter; or
-            ``"folder"``: images in ``images/<split>``, 8-bit masks of the same names in
-            ``masks/<split>`` (255 is ignored), and the classes' names in ``classes.txt``.
+
+            - ``"folder"``: images in ``images/<split>``, masks of the same names in
+              ``masks/<split>``, and the classes' names in ``classes.txt``. Masks contain class ids,
+              or the colours of lines such as ``road #804080``.
+            - ``"coco"``: polygons and run lengths in ``annotations/instances_<split>.json``. The
+              classes are its categories, or those of ``classes.txt`` if there is one.
+            - ``"labelme"``: a JSON file beside each image in ``<split>``, and ``classes.txt``.
         root: the folder.
         split: such as ``"train"`` or ``"val"``; for VOC also ``"trainaug"``, with the masks of
             ``SegmentationClassAug`` if that folder exists.
         label_set: the classes; the data set's own if None.
+        binary: masks of a folder contain 0, the first class, and 255, the second.
+        unlabelled: pixels without a class. For a folder, their value beside 255, or their colour
+            such as ``"#000000"``. For polygons, the class of pixels outside all of them, which is
+            added if necessary, or ``"none"``; ``"background"`` if None.
+        val_fraction: fraction of the images in split ``"val"``; the others are ``"train"``. The
+            split of an image depends on its bytes alone. They are those of the folders without a
+            split (``images``, ``masks``), or of ``train``.
 
     Raises:
-        InputError: the layout is unknown, a folder or file is missing, an image has no mask or a
-            mask no image, or `classes.txt` cannot be used.
+        InputError: an option is unknown, a folder or file is missing, an image has no mask or a
+            mask no image, or classes or annotations cannot be used.
     """
+    found = find_files(layout, root, split, val_fraction=val_fraction)
+    if found.problem:
+        raise InputError(found.problem)
+    return make_dataset(
+        layout, root, split, found, label_set=label_set, binary=binary, unlabelled=unlabelled
+    )
+
+
+def find_files(
+    layout: str, root: str | Path, split: str, *, val_fraction: float | None = None
+) -> Found:
+    """Find the files of a split, also those without a counterpart; see `open_dataset`."""
     if not isinstance(layout, str) or layout not in DATASET_LAYOUTS:
         raise InputError(f"layout is {layout!r}; choose one of {', '.join(DATASET_LAYOUTS)}")
     if not isinstance(root, (str, Path)) or not str(root):
         raise InputError(f"root is {root!r}; pass the folder of the data set")
-    rules, root = DATASET_LAYOUTS[layout], Path(root)
+    find, root = DATASET_LAYOUTS[layout].find, Path(root)
+    with _translated_errors(layout, val_fraction is None):
+        if val_fraction is None:
+            return find(root, split)
+        real_number("val_fraction", val_fraction, "above 0 and below 1", 1e-9, 1.0)
+        if split not in ("train", "val"):
+            raise InputError(f"split is {split!r}; with val_fraction it must be 'train' or 'val'")
+        try:
+            found = find(root, "train")
+        except FileNotFoundError:
+            found = find(root, "")
+        return found._replace(pairs=_divide(found.pairs, split, val_fraction))
+
+
+def _divide(pairs: Pairs, split: str, fraction: float) -> Pairs:
+    """Return the pairs of a split; each has at least one if there are two images."""
+    hashes = list(in_order(lambda pair: int(hash_file(pair[0])[:16], 16), pairs))
+    bound = min(max(int(fraction * 2**64), min(hashes, default=0) + 1), max(hashes, default=1))
+    return [
+        pair
+        for pair, number in zip(pairs, hashes, strict=True)
+        if (number < bound) == (split == "val")
+    ]
+
+
+@contextlib.contextmanager
+def _translated_errors(layout: str, has_splits: bool) -> Iterator[None]:
+    """Convert errors of the file system to `InputError`."""
     try:
-        if label_set is None:
-            published = load_label_sets()
-            label_set = published.get(layout) or read_classes(root / "classes.txt")
-        pairs = rules.find(root, split)
+        yield
     except FileNotFoundError as error:
+        advice = "; with val_fraction, also without SPLIT"
         raise InputError(
             f"{error.filename or error} does not exist; a {layout} data set is expected as "
-            f"{rules.tree}"
+            f"{DATASET_LAYOUTS[layout].tree}{advice if has_splits else ''}"
         ) from None
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return SegmentationDataset(
-        pairs, label_set, ignored=rules.ignored, name=f"{label_set.title} {split}"
-    )
 
 
-def read_classes(path: Path) -> LabelSet:
-    """Read the names of classes, one per line in the order of their ids.
+def make_dataset(
+    layout: str,
+    root: str | Path,
+    split: str,
+    found: Found,
+    *,
+    label_set: LabelSet | None = None,
+    binary: bool = False,
+    unlabelled: int | str | None = None,
+) -> SegmentationDataset:
+    """Make a data set of the pairs that `find_files` found; see `open_dataset`."""
+    root, ignored = Path(root), DATASET_LAYOUTS[layout].ignored
+    published = load_label_sets().get(layout)
+    if binary and layout != "folder":
+        raise InputError(f"binary is an option of the layout 'folder', not of {layout!r}")
+    if unlabelled is not None and published:
+        raise InputError(f"the masks of {layout} have a fixed value of unlabelled pixels")
+    read: MaskReader = ImageMasks()
+    if layout in ("coco", "labelme"):
+        labels, read = _annotations(root, found, label_set, unlabelled)
+    elif layout == "folder":
+        labels, read, ignored = _folder(root, label_set, binary, unlabelled)
+    else:
+        labels = label_set or published or read_classes(root / "classes.txt")
+    name = f"{labels.title} {split}"
+    return SegmentationDataset(found.pairs, labels, ignored=ignored, name=name, read=read)
 
-    Raises:
-        InputError: there is no such file, it is not a text, it is empty, or it contains too many
-            names or a name twice.
-    """
-    try:
-        names = tuple(_read_lines(path))
-    except FileNotFoundError:
+
+def _annotations(
+    root: Path, found: Found, label_set: LabelSet | None, unlabelled: int | str | None
+) -> tuple[LabelSet, MaskReader]:
+    """Return the classes and the reader of annotations in JSON."""
+    labels, file = label_set, root / "classes.txt"
+    if labels is None and found.coco and not file.exists():
+        labels = make_label_set(found.coco.names, root, found.coco.colours)
+    elif labels is None and not file.exists():
+        names = sorted(set[str]().union(*(read_labels(mask) for _, mask in found.pairs)))
         raise InputError(
-            f"{path} does not exist; write the names of the classes into it, one per line in the "
-            "order of their ids"
-        ) from None
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"{path} has {len(names)} names; 8-bit masks allow {MAX_CLASSES} classes")
-    if not names or len(set(names)) != len(names):
-        twice = ", ".join(sorted({name for name in names if names.count(name) > 1})) or "no name"
-        raise InputError(f"{path} must contain each class once, one per line; found {twice}")
-    folder = printable(path.parent.resolve().name, 90) or "folder"
-    try:
-        return replace(LabelSet.generic(len(names)), name=folder, title=folder, names=names)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file without blank ones."""
-    with open_regular(path) as file:
-        content = file.read(MAX_TEXT + 1)
-    try:
-        lines = content.decode("utf-8-sig").splitlines()  # some editors write a byte order mark
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text in UTF-8: {error}") from error
-    if len(content) > MAX_TEXT:
-        raise InputError(f"{path} is longer than {MAX_TEXT} bytes; it must be a list of names")
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _voc(root: Path, split: str) -> Pairs:
-    if (root / "VOCdevkit" / "VOC2012").is_dir():
-        root = root / "VOCdevkit" / "VOC2012"
-    masks = root / "SegmentationClassAug"
-    if split != "trainaug" or not masks.is_dir():
-        masks = root / "SegmentationClass"
-    return _listed(root, masks, root / "ImageSets" / "Segmentation" / f"{split}.txt")
-
-
-def _pascal_context(root: Path, split: str) -> Pairs:
-    if (root / "VOCdevkit" / "VOC2010").is_dir():
-        root = root / "VOCdevkit" / "VOC2010"
-    names = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-    return _listed(root, root / "SegmentationClassContext", names)
-
-
-def _listed(root: Path, masks: Path, names: Path) -> Pairs:
-    """Return the pairs in VOC's folders that a text file lists."""
-    # A line is an id, or the two files of DeepLab's lists.
-    stems = dict.fromkeys(_listed_stem(line) for line in _read_lines(names))
-    return list(
-        zip(
-            _select(_images(root / "JPEGImages"), stems, names.name),
-            _select(_images(masks), stems, names.name),
-            strict=True,
+            f"{file} does not exist; write the names of the classes into it, one per line in the "
+            f"order of their ids. The annotations have {', '.join(names) or 'no labels'}"
         )
-    )
+    labels = labels or read_classes(file)
+    complete, background = add_background(labels, None if unlabelled is None else str(unlabelled))
+    if label_set and len(complete) > len(labels):  # the caller states all classes
+        complete, background = labels, labels.ignore_index
+    values = {name: index for index, name in enumerate(complete.names)}
+    complete = replace(complete, official_ids=tuple(values.values()))
+    if found.coco:
+        identities = {image: found.identities[image] for image, _ in found.pairs}
+        return complete, found.coco.reader(identities, values, background)
+    return complete, LabelMeMasks(values, background, complete.ignore_index)
 
 
-def _listed_stem(line: str) -> str:
-    path = Path(line.split()[0])
-    return stem_key(path if path.suffix.lower() in SUFFIXES else Path(f"{path}.png"))
-
-
-def _select(files: dict[str, Path], stems: Iterable[str], names: str) -> list[Path]:
-    """Return the files of the stems that a text file lists.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if absent := [stem for stem in stems if stem not in files]:
-        folder = next(iter(files.values())).parent
-        raise InputError(f"{folder} has no image of {_some(absent)}, listed in {names}")
-    return [files[stem] for stem in stems]
-
-
-def _ade20k(root: Path, split: str) -> Pairs:
-    if (root / "ADEChallengeData2016").is_dir():
-        root = root / "ADEChallengeData2016"
-    folder = {"train": "training", "val": "validation"}.get(split, split)
-    return _match(_images(root / "images" / folder), _images(root / "annotations" / folder))
-
-
-def _cityscapes(root: Path, split: str) -> Pairs:
-    return _match(
-        _cities(root / "leftImg8bit" / split, "_leftImg8bit"),
-        _cities(root / "gtFine" / split, "_gtFine_labelIds"),
-    )
-
-
-def _cities(folder: Path, ending: str) -> dict[str, Path]:
-    """Return the PNGs of a kind in all cities of a split, by city and stem."""
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
-    return {
-        f"{path.parent.name}/{stem_key(path).removesuffix(ending)}": path
-        for path in sorted(folder.glob(f"*/*{ending}.png"))
-        if not path.name.startswith(".")
-    }
-
-
-def _camvid(root: Path, split: str) -> Pairs:
-    return _match(_images(root / split), _images(root / f"{split}annot"))
-
-
-def _folder(root: Path, split: str) -> Pairs:
-    return _match(_images(root / "images" / split), _images(root / "masks" / split))
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """Return the image files in a folder by stem.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        InputError: there are no images, or two of one stem.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
-    images: dict[str, Path] = {}
-    for path in list_folder(folder):
-        if (other := images.setdefault(stem_key(path), path)) != path:
-            raise InputError(f"{other} and {path.name} have the same name; keep one of them")
-    return images
-
-
-def _match(images: dict[str, Path], masks: dict[str, Path]) -> Pairs:
-    """Pair images and masks of the same stem.
-
-    Raises:
-        InputError: one has no counterpart.
-    """
-    alone = [stem for stem in images if stem not in masks]
-    alone_masks = [stem for stem in masks if stem not in images]
-    problems = [
-        f"{count} without {counterpart}: {_some([files[stem] for stem in stems])}"
-        for stems, files, count, counterpart in (
-            (alone, images, f"{len(alone)} of {len(images)} images", "a mask"),
-            (alone_masks, masks, f"{len(alone_masks)} of {len(masks)} masks", "an image"),
-        )
-        if stems
-    ]
-    if problems:
-        raise InputError(
-            f"{'; '.join(problems)}; an image and its mask must have the same name but for the "
-            f"extension{_advice(alone, alone_masks)}"
-        )
-    return [(image, masks[stem]) for stem, image in images.items()]
-
-
-def _advice(images: list[str], masks: list[str]) -> str:
-    """Return a hint if the names differ by one ending, such as `_mask`, else an empty string."""
-    for image in images[:1]:
-        for mask in masks:
-            ending = mask.removeprefix(image)
-            if ending != mask and {f"{stem}{ending}" for stem in images} <= set(masks):
-                return f"; remove {ending!r} from the names of the masks"
-    return ""
-
-
-def _some(files: Iterable[str | Path]) -> str:
-    names = [str(file) for file in files]
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-DATASET_LAYOUTS = {
-    "voc": DatasetLayout(
-        "ROOT/{JPEGImages,SegmentationClass,ImageSets/Segmentation/SPLIT.txt}", _voc, (255,)
-    ),
-    "pascal_context": DatasetLayout(
-        "ROOT/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext/SPLIT.txt}",
-        _pascal_context,
-        (0, 255),
-    ),
-    "ade20k": DatasetLayout(
-        "ROOT/{images,annotations}/{training,validation}/ADE_*.{jpg,png}", _ade20k, (0,)
-    ),
-    "cityscapes": DatasetLayout(
-        "ROOT/{leftImg8bit,gtFine}/SPLIT/CITY/*_{leftImg8bit,gtFine_labelIds}.png",
-        _cityscapes,
-        None,
-    ),
-    "camvid": DatasetLayout("ROOT/{SPLIT,SPLITannot}/*.png", _camvid, (11, 255)),
-    "folder": DatasetLayout("ROOT/{images/SPLIT,masks/SPLIT,classes.txt}", _folder, (255,)),
-}
+def _folder(
+    root: Path, label_set: LabelSet | None, binary: bool, unlabelled: int | str | None
+) -> tuple[LabelSet, MaskReader, tuple[int, ...]]:
+    """Return the classes, the reader of masks in image files, and their ignored values."""
+    labels = label_set or read_classes(root / "classes.txt")
+    if binary:
+        if len(labels) != 2 or unlabelled is not None:
+            raise InputError(
+                f"binary masks have two classes and no unlabelled pixels; {labels.title} has the "
+                f"classes {', '.join(labels.names)}, and unlabelled is {unlabelled}"
+            )
+        labels = replace(labels, official_ids=(0, 255))
+        return labels, ImageMasks(((BLACK, 0), (WHITE, 255))), ()
+    text, value, nothing = str(unlabelled), 255, {}
+    if COLOUR.fullmatch(text):
+        if text.lower() in labels.palette:
+            raise InputError(f"unlabelled is {text}, the colour of a class of {labels.title}")
+        nothing = {int(text[1:], 16): 255}
+    elif unlabelled is not None:
+        if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > 255:
+            raise InputError(
+                f"unlabelled is {text!r}; it must be a mask value from 0 to 255, or a colour such "
+                "as #000000"
+            )
+        value = int(text)
+    if label_set is None and value < len(labels):
+        ids = [number for number in range(len(labels) + 1) if number != value]
+        labels = replace(labels, official_ids=tuple(ids))
+    codes = [int(colour[1:], 16) for colour in labels.palette]
+    colours = dict(zip(codes, labels.official_ids, strict=True)) | nothing
+    return labels, ImageMasks(tuple(colours.items())), tuple({255, value})

@@ -20,10 +20,11 @@ from isanet_zoo.learning.batches import Augmented, EpochBatches, read_batches
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
-from isanet_zoo.learning.mask_check import Progress, check_masks
+from isanet_zoo.learning.mask_check import check_masks
 from isanet_zoo.learning.norms import check_batch
 from isanet_zoo.learning.run_folder import RunFolder
 from isanet_zoo.learning.run_state import Epoch
+from isanet_zoo.learning.scan import Progress
 from isanet_zoo.learning.trainer import MAX_SEED, Trainer
 from isanet_zoo.learning.transforms import Augment
 from isanet_zoo.manifest.recipe import Recipe

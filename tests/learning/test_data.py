@@ -79,10 +79,15 @@ def test_rotated_image_with_unrotated_mask_is_refused_with_exif_as_reason(tmp_pa
     [
         (Image.new("L", (4, 2)), r"a\.png is 4 x 2, its image .*a\.jpg 3 x 2; a mask needs the s"),
         (Image.new("L", (3, 2), 3), r"a\.png contains 3; the ids of .* are 0\.\.2"),
-        (Image.new("RGB", (3, 2)), r"a\.png contains colours where class ids are expected"),
-        (Image.new("RGBA", (3, 2)), r"a\.png contains colours where class ids are expected"),
+        (
+            Image.new("RGB", (3, 2)),
+            r"a\.png contains colours \(#000000\) where class ids are expected",
+        ),
+        (
+            Image.new("RGBA", (3, 2)),
+            r"a\.png contains colours \(#000000\) where class ids are expected",
+        ),
         (Image.new("I;16", (3, 2)), r"a\.png contains mode I;16 where class ids are expected"),
-        (Image.new("1", (3, 2)), r"a\.png contains mode 1 where class ids are expected"),
     ],
 )
 def test_mask_of_wrong_size_ids_or_mode_is_refused(
@@ -92,6 +97,14 @@ def test_mask_of_wrong_size_ids_or_mode_is_refused(
     mask.save(tmp_path / "a.png")
     with pytest.raises(InputError, match=message):
         pair(tmp_path)[0]
+
+
+def test_black_and_white_mask_contains_0_and_255(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    mask = Image.new("1", (3, 2))
+    mask.putpixel((1, 0), 1)
+    mask.save(tmp_path / "a.png")
+    assert pair(tmp_path).labels(0).tolist() == [[0, 255, 0], [0, 0, 0]]
 
 
 def test_mask_with_lossy_compression_is_refused(tmp_path: Path) -> None:

@@ -297,9 +297,9 @@ def test_root_that_cannot_be_a_path_is_an_input_error(layout: str, root: str) ->
 
 def test_unknown_layouts_and_splits_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="layout is 'coco'; choose one of voc, pascal_context, ade"
+        InputError, match="layout is 'kitti'; choose one of pascal_context, voc, ade"
     ):
-        open_dataset("coco", tmp_path, "train")
+        open_dataset("kitti", tmp_path, "train")
     root = write_folder(tmp_path)
     with pytest.raises(InputError, match="images/test does not exist"):
         open_dataset("folder", root, "test")

@@ -14,9 +14,9 @@ from PIL import ExifTags, Image
 
 from isanet_zoo import InputError, LabelSet, SegmentationDataset
 from isanet_zoo.cache import cache_root
-from isanet_zoo.learning import mask_check
-from isanet_zoo.learning.data import read_mask
+from isanet_zoo.learning import masks
 from isanet_zoo.learning.mask_check import check_masks
+from isanet_zoo.learning.masks import read_mask
 from tests.learning.files import write_image, write_mask
 
 Masks = list[Any]  # of arrays (h, w) of mask values
@@ -38,11 +38,11 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     reads: list[Path] = []
     real = read_mask
 
-    def read(path: Path) -> Any:
+    def read(path: Path, *colours: Any) -> Any:
         reads.append(path)
-        return real(path)
+        return real(path, *colours)
 
-    monkeypatch.setattr(mask_check, "read_mask", read)
+    monkeypatch.setattr(masks, "read_mask", read)
     return reads
 
 
@@ -249,8 +249,8 @@ def test_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
     (key,) = entries
     changed = {
         "damage": {key: 3},
-        "counts": {key: [entries[key][0], [[400, 1]]]},
-        "signature": {key: ["x", entries[key][1]]},
+        "counts": {key: [entries[key][0], [[400, 1]], *entries[key][2:]]},
+        "signature": {key: ["x", *entries[key][1:]]},
     }
     cache.write_text(json.dumps(changed[content]) if content in changed else content)
     assert check_masks([dataset])[0].tolist() == [1, 1, 0]
