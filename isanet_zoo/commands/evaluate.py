@@ -18,7 +18,7 @@ from isanet_zoo.commands.arguments import (
     add_prediction,
     add_weights,
     device,
-    layout,
+    open_data,
     prediction,
     to_path,
 )
@@ -52,15 +52,14 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate a model on a data set; print IoU per class on the first process."""
     from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.learning import distributed
-    from isanet_zoo.learning.datasets import open_dataset
     from isanet_zoo.learning.evaluation import evaluate
     from isanet_zoo.zoo import create_model, describe_model
 
     if options.csv:
         check_target(options.csv, is_ours=_is_scores, force=options.force)
     checked = prediction(options)
-    on_disk = layout(options, describe_model(options.name).label_set.name)
-    dataset = open_dataset(on_disk, options.data, options.split)
+    known = describe_model(options.name).label_set.name
+    dataset = open_data(options, options.split, known)
     model = create_model(options.name, options.weights is None, weights=options.weights)
     rows: list[tuple[Path, Scores]] = []
     with distributed.process_group(device(options)):

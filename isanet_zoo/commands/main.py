@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from isanet_zoo.commands import browse, evaluate, files, maintain, predict, share, train
+from isanet_zoo.commands import browse, check, evaluate, files, maintain, predict, share, train
 from isanet_zoo.commands.output import complain, robust_streams
 from isanet_zoo.errors import LONGEST_MESSAGE, ZooError, printable
 from isanet_zoo.version import __version__
@@ -33,6 +33,11 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
         "Evaluate a model on a data set: IoU per class; runs under torchrun, too.",
         evaluate.arguments,
         evaluate.run,
+    ),
+    "check": (
+        "Check a data set for training: sizes, classes, mistakes, a contact sheet.",
+        check.arguments,
+        check.run,
     ),
     "train": (
         "Train or fine-tune a model; runs under torchrun, too.",

@@ -15,7 +15,7 @@ from isanet_zoo.commands.arguments import (
     add_model,
     add_no_check,
     device,
-    layout,
+    open_data,
     to_path,
 )
 from isanet_zoo.commands.output import Bar
@@ -80,18 +80,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train or fine-tune a model; print the best checkpoint on the first process."""
     from isanet_zoo.learning import distributed
-    from isanet_zoo.learning.datasets import open_dataset
     from isanet_zoo.learning.run import RunOptions, train
     from isanet_zoo.zoo import describe_model
 
     numbers = RunOptions(options.eval_every, options.seed, options.workers, options.accumulate)
     recipe = _change_recipe(_base_recipe(options), options.set)
-    labels = describe_model(options.name).label_set
-    on_disk, target = layout(options, labels.name), device(options)
-    dataset = open_dataset(on_disk, options.data, options.split)
+    known, target = describe_model(options.name).label_set.name, device(options)
+    dataset = open_data(options, options.split, known)
     validation = None
     if not options.no_val:
-        validation = open_dataset(on_disk, options.data, options.val_split)
+        validation = open_data(options, options.val_split, known)
     model = _initial_model(options, len(dataset.label_set), aux_loss=recipe.aux_weight > 0)
     model.label_set = dataset.label_set
     with distributed.process_group(target):
