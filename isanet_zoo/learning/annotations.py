@@ -117,7 +117,9 @@ class CocoFile:
             shapes = []
             for annotation in self._annotations[identity]:
                 with _naming(f"{self.path}: annotation {annotation.get('id')} of {path.name}"):
-                    value = _value(self._names[annotation["category_id"]], values)
+                    if (category := annotation["category_id"]) not in self._names:
+                        raise InputError(f"there is no category with the id {category}")
+                    value = _value(self._names[category], values)
                     shapes.append((annotation.get("id"), value, _shape(annotation)))
             images[path] = self._sizes[identity], shapes
         return CocoMasks(images, background, f"coco {sorted(values.items())} {background}")

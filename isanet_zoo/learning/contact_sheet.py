@@ -62,7 +62,7 @@ def check_sheet(
     values = {value for own in scanned if own.problem is None for value in own.facts.counts}
     occurring = [index for index, value in enumerate(labels.official_ids) if value in values]
     parts = [
-        (f"{dataset.name}: images with their masks; black has no class", masked),
+        (f"{dataset.name}: images with their masks; dark pixels have no class", masked),
         (f"Augmented, as the network sees them: crops of {width} x {height} pixels", augmented),
     ]
     return draw_sheet(parts, labels, occurring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from PIL import features
 
 from isanet_zoo import InputError, open_dataset
+from isanet_zoo.commands.arguments import LAYOUTS
 from isanet_zoo.imaging.formats import SUFFIXES
+from isanet_zoo.learning.layouts import DATASET_LAYOUTS, guess_layout
 from tests.learning.files import IDS, write_folder, write_image, write_mask, write_split
 
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -343,3 +346,106 @@ def test_folder_with_an_unusual_name_is_a_data_set(name: str, tmp_path: Path) ->
 def test_root_that_is_no_path_is_refused(root: object) -> None:
     with pytest.raises(InputError, match="pass the folder of the data set"):
         open_dataset("folder", root, "train")  # type: ignore[arg-type]
+
+
+# Divided by content
+
+
+def write_flat(root: Path, count: int, folder: str = "") -> Path:
+    """Write a folder of images that are not divided into splits."""
+    for number in range(count):
+        write_image(root / "images" / folder / f"{number}.png", level=number)
+        write_mask(root / "masks" / folder / f"{number}.png")
+    (root / "classes.txt").write_text("sky\nroad\ntree\n")
+    return root
+
+
+def names(root: Path, split: str, fraction: float = 0.3) -> set[str]:
+    dataset = open_dataset("folder", root, split, val_fraction=fraction)
+    return {path.name for path, _ in dataset.pairs}
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_val_fraction_divides_by_the_hash_of_the_bytes(tmp_path: Path, folder: str) -> None:
+    root = write_flat(tmp_path, 60, folder)
+    expected = {
+        path.name
+        for path in (root / "images" / folder).iterdir()
+        if int(hashlib.sha256(path.read_bytes()).hexdigest()[:16], 16) / 2**64 < 0.3
+    }
+    assert names(root, "val") == expected
+    assert 8 < len(expected) < 28
+    assert names(root, "train") == {f"{number}.png" for number in range(60)} - expected
+    assert names(root, "val", 0.1) < expected < names(root, "val", 0.6)
+
+
+def test_split_of_an_image_depends_on_its_bytes_alone(tmp_path: Path) -> None:
+    root = write_flat(tmp_path, 30)
+    before = names(root, "val")
+    write_flat(root, 60)
+    moved = root / "images" / "7.png"
+    for path in (moved, root / "masks" / "7.png"):
+        path.rename(path.with_name("other.png"))
+    known = {name if name != "other.png" else "7.png" for name in names(root, "val")}
+    assert {name for name in known if int(name[:-4]) < 30} == before
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.999999])
+def test_each_split_has_an_image(tmp_path: Path, fraction: float) -> None:
+    root = write_flat(tmp_path, 5)
+    sizes = sorted(len(names(root, split, fraction)) for split in ("train", "val"))
+    assert sizes == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("split", "fraction", "message"),
+    [
+        ("test", 0.2, "split is 'test'; with val_fraction it must be 'train' or 'val'"),
+        ("val", 0, "val_fraction is 0; it must be above 0 and below 1"),
+        ("val", 1, "val_fraction is 1"),
+        ("val", "half", "val_fraction is 'half'"),
+    ],
+)
+def test_split_that_cannot_be_made_is_refused(
+    tmp_path: Path, split: str, fraction: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        open_dataset("folder", write_flat(tmp_path, 3), split, val_fraction=fraction)
+
+
+def test_missing_split_is_named_with_the_option_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"images/val does not exist; .* with val_fraction, also"):
+        open_dataset("folder", write_flat(tmp_path, 3), "val")
+
+
+# Guessed layouts
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        (("JPEGImages/a.jpg", "SegmentationClass/a.png"), "voc"),
+        (("VOCdevkit/VOC2012/JPEGImages/a.jpg",), "voc"),
+        (("JPEGImages/a.jpg", "SegmentationClassContext/a.png"), "pascal_context"),
+        (("annotations/training/a.png", "images/training/a.jpg"), "ade20k"),
+        (("leftImg8bit/val/ulm/a.png",), "cityscapes"),
+        (("val/a.png", "valannot/a.png"), "camvid"),
+        (("annotations/instances_train.json", "train/a.jpg"), "coco"),
+        (("train/_annotations.coco.json", "classes.txt"), "coco"),
+        (("train/a.json", "train/a.jpg", "classes.txt"), "labelme"),
+        (("images/train/a.jpg", "masks/train/a.png"), "folder"),
+        (("classes.txt",), "folder"),
+        (("a.jpg",), None),
+    ],
+)
+def test_layout_is_guessed_from_the_files(
+    tmp_path: Path, files: tuple[str, ...], layout: str | None
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert guess_layout(tmp_path) == layout
+
+
+def test_layouts_of_the_command_line_are_all_of_them() -> None:
+    assert set(LAYOUTS) == set(DATASET_LAYOUTS)
