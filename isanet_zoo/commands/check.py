@@ -12,7 +12,7 @@ from isanet_zoo.commands.arguments import add_json, add_masks, layout, mask_opti
 from isanet_zoo.commands.output import Bar, complain, print_json, print_note, print_table
 from isanet_zoo.errors import InputError
 from isanet_zoo.files import check_target
-from isanet_zoo.manifest.lookup import get_weights
+from isanet_zoo.manifest.recipe import Recipe
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.data import SegmentationDataset
@@ -129,7 +129,7 @@ def _draw(
         if any(own.problem is None for own in part):
             ignored = dataset.label_set.ignore_index
             augment = Augment(
-                get_weights("isanet_efficientnet_lite0os8_camvid").recipe,
+                Recipe(),
                 Preprocess(),
                 ignore_index=ignored,
             )
