@@ -34,11 +34,10 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--all", action="store_true", help="all of them")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add a model, by name or as a file or folder."""
-    parser.add_argument(
-        "name", metavar="NAME|PATH", help="see `list`; or a file or folder that isanet-zoo wrote"
-    )
+def add_model(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add a model, by name or as a file or folder; `more` continues its help."""
+    help_ = f"see `list`; or a file or folder that isanet-zoo wrote{more}"
+    parser.add_argument("name", metavar="NAME|PATH", help=help_)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:

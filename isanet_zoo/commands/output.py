@@ -146,6 +146,11 @@ class Bar:
         if done == total:
             self.bar.close()
 
+    def note(self, text: str) -> None:
+        """Print a line above the bar, if it is shown."""
+        if self.shown and self.bar is not None:
+            self.bar.write(f"isanet-zoo: {text}", file=sys.stderr)
+
 
 def run_each(names: Iterable[str], act: Callable[[str], object]) -> int:
     """Call a function for each name, also after failures; return 1 if there were any."""

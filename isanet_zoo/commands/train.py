@@ -19,19 +19,20 @@ from isanet_zoo.commands.arguments import (
     to_path,
 )
 from isanet_zoo.commands.output import Bar
+from isanet_zoo.commands.run_length import RunLength
+from isanet_zoo.commands.start import build_model, build_on_encoder, describe
 from isanet_zoo.errors import InputError, ManifestError, did_you_mean, printable
 from isanet_zoo.manifest.recipe import Recipe
 
 if TYPE_CHECKING:
     from isanet_zoo.learning.run import RunProgress
-    from isanet_zoo.network.isanet import ISANet
 
 PAIRS = ("crop", "base_size", "scale", "contrast", "saturation")  # one number is both of them
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
-    add_model(parser)
+    add_model(parser, "; or a timm encoder, such as resnet18d")
     add_data(parser, "train")
     parser.add_argument("--val-split", default="val", metavar="SPLIT", help="(default: val)")
     parser.add_argument("--no-val", action="store_true", help="train without validation")
@@ -79,22 +80,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train or fine-tune a model; print the best checkpoint on the first process."""
+    import torch
+
     from isanet_zoo.learning import distributed
     from isanet_zoo.learning.run import RunOptions, train
-    from isanet_zoo.zoo import describe_model
 
     numbers = RunOptions(options.eval_every, options.seed, options.workers, options.accumulate)
     recipe = _change_recipe(_base_recipe(options), options.set)
-    known, target = describe_model(options.name).label_set.name, device(options)
+    target, description = device(options), describe(options.name)
+    known = description.label_set.name if description else None
     dataset = open_data(options, options.split, known)
     validation = None
     if not options.no_val:
         validation = open_data(options, options.val_split, known)
-    model = _initial_model(options, len(dataset.label_set), aux_loss=recipe.aux_weight > 0)
-    model.label_set = dataset.label_set
+    build = build_model if description else build_on_encoder
+    model = build(options, dataset.label_set, aux_loss=recipe.aux_weight > 0)
     with distributed.process_group(target):
         first = distributed.rank() == 0
         with Bar("mask", shown=first) as mask_bar, Bar("step", shown=first) as step_bar:
+            length = RunLength(len(dataset), recipe, torch.device(target))
+
+            def progress(moment: RunProgress) -> None:
+                step_bar.show(moment.step, moment.steps, _text(moment))
+                if text := length.describe(moment):
+                    step_bar.note(text)
+
             best = train(
                 model,
                 dataset,
@@ -105,29 +115,12 @@ def run(options: argparse.Namespace) -> int:
                 device=target,
                 check=not options.no_check,
                 check_progress=mask_bar.show,
-                progress=lambda moment: step_bar.show(moment.step, moment.steps, _text(moment)),
+                progress=progress,
                 **dataclasses.asdict(numbers),
             )
     if first:
         print(best)
     return 0
-
-
-def _initial_model(options: argparse.Namespace, num_classes: int, *, aux_loss: bool) -> ISANet:
-    """Return the model that a run starts from."""
-    import torch
-
-    from isanet_zoo.zoo import create_model
-
-    torch.manual_seed(options.seed)  # of newly initialised parameters
-    return create_model(
-        options.name,
-        not (options.weights or options.imagenet or options.encoder or options.scratch),
-        weights=options.weights,
-        num_classes=num_classes,
-        aux_loss=aux_loss,
-        pretrained_backbone=options.encoder or options.imagenet,
-    )
 
 
 def _text(moment: RunProgress) -> str:

@@ -21,6 +21,7 @@ from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
 from isanet_zoo.learning.mask_check import check_masks
+from isanet_zoo.learning.memory import enough_memory
 from isanet_zoo.learning.norms import check_batch
 from isanet_zoo.learning.run_folder import RunFolder
 from isanet_zoo.learning.run_state import Epoch
@@ -188,7 +189,12 @@ def _evaluate_and_save(trainer: Trainer, folder: RunFolder) -> None:
     """Evaluate an epoch whose state is saved, if that is due, and save its weights."""
     scores = None
     if folder.due and folder.validation is not None:
-        scores = evaluate(trainer.result, folder.validation, check=False)
+        advice = (
+            "while evaluating whole images; make the validation images smaller, or train without "
+            "them (--no-val)"
+        )
+        with enough_memory(trainer.device, advice):
+            scores = evaluate(trainer.result, folder.validation, check=False)
     folder.save_weights(trainer, scores)
 
 

@@ -16,6 +16,7 @@ from isanet_zoo.engines.engine import Device, resolve_device
 from isanet_zoo.errors import CheckpointError, InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.losses import segmentation_loss, total_weight
+from isanet_zoo.learning.memory import enough_memory
 from isanet_zoo.learning.norms import synchronise, too_few_values
 from isanet_zoo.learning.optimizers import (
     create_optimizer,
@@ -178,22 +179,18 @@ class Trainer:
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
         """Convert torch's errors of batches that are too small or too large to `InputError`."""
+        recipe = self.recipe
+        advice = (
+            f"in a step; lower batch_size ({recipe.batch_size}) or crop ({list(recipe.crop)}), or "
+            f"raise accumulate ({self.accumulate}), the number of chunks per batch"
+        )
         try:
-            yield
+            with enough_memory(self.device, advice):
+                yield
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise too_few_values(self.recipe, self.accumulate) from error
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
-                error
-            ):
-                raise
-            raise InputError(
-                f"{self.device} is out of memory with batch_size {self.recipe.batch_size}, crop "
-                f"{list(self.recipe.crop)} and accumulate {self.accumulate}; use a smaller batch "
-                "or crop, or more chunks (accumulate)"
-            ) from error
 
     def _gradient_exchange(self, last: bool) -> AbstractContextManager[None]:
         """Return a context in which DDP exchanges gradients only for the last chunk of a batch."""

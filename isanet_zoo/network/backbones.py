@@ -19,7 +19,7 @@ from isanet_zoo.errors import (
     connection_error,
     printable,
 )
-from isanet_zoo.manifest.config import OUTPUT_STRIDE
+from isanet_zoo.manifest.config import OUTPUT_STRIDE, Preprocess
 
 try:
     import timm
@@ -156,6 +156,20 @@ def _find_cached(name: str) -> str | None:
         return None
     path = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     return path if isinstance(path, str) else None  # or a mark that the Hub has no such file
+
+
+def is_encoder(name: str) -> bool:
+    """Return True for the name of a timm model or of one of `VARIANTS`; it may lack stride 8."""
+    return name in VARIANTS or timm.is_model(name)
+
+
+def normalisation(name: str) -> Preprocess:
+    """Return the preprocessing of timm's ImageNet weights of an encoder, without resizing."""
+    config = timm.get_pretrained_cfg(VARIANTS.get(name, Variant(name)).timm)
+    if config is None:
+        return Preprocess()
+    mean, std = (tuple(255 * value for value in values) for values in (config.mean, config.std))
+    return Preprocess(mean=mean, std=std)
 
 
 def _rebuild(backbone: Any, variant: Variant) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -274,9 +275,50 @@ def test_option_out_of_range_is_refused_before_the_model_is_built(
     train: Any, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], message: str
 ) -> None:
     monkeypatch.setattr(
-        train_command, "_initial_model", lambda *_, **__: pytest.fail("a model was built")
+        train_command, "build_model", lambda *_, **__: pytest.fail("a model was built")
     )
     result = train(*options)
+    assert (result.status, result.out) == (1, "")
+    (error,) = result.errors
+    assert message in error
+
+
+def test_timm_encoder_is_trained_and_its_file_is_used_alone(
+    run: Any, fruit: Path, tmp_path: Path
+) -> None:
+    (fruit / "classes.txt").write_text("".join(f"{n} #0000{i}0\n" for i, n in enumerate(FRUIT)))
+    out = tmp_path / "run"
+    common = ("--data", fruit, "--out", out, "--workers", 0, "--device", "cpu")
+    result = run("train", "test_resnet", *common, "--set", *SHORT, "epochs=3")
+    best = out / "best.safetensors"
+    assert (result.status, result.out) == (0, f"{best}\n"), result.err
+    assert "starts from random weights; --imagenet starts from timm's" in result.err
+    (line,) = [line for line in result.err.split("\n") if "steps per epoch" in line]
+    assert "4 images in 2 steps per epoch; 6 steps, " in line
+    assert re.search(
+        r" s each; about 0:00:0\d left without validation; \d+\.\d GiB of memory$", line
+    )
+    assert run("evaluate", best, "--data", fruit, "--device", "cpu").status == 0
+    photo = fruit / "images" / "val" / "0.png"
+    assert run("predict", photo, "-m", best, "-o", tmp_path, "--device", "cpu").status == 0
+    with Image.open(tmp_path / "0.labels.png") as labels:
+        assert labels.getpalette("RGB")[:15] == [0, 0, 0, 0, 0, 16, 0, 0, 32, 0, 0, 48, 0, 0, 64]  # type: ignore[index]
+    assert isanet_zoo.create_model(str(best), pretrained=True).config.backbone == "test_resnet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet18x",), "no model is called 'resnet18x'; "),
+        (("vit_tiny_patch16_224", "--scratch"), "cannot be an encoder at stride 8"),
+        (("test_resnet", "-w", "ssseg"), "test_resnet is an encoder, and --weights are those of"),
+        (("test_resnet", "--encoder", "none.pth"), "none.pth"),
+    ],
+)
+def test_encoder_that_cannot_be_used_is_one_error(
+    run: Any, fruit: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("train", *arguments, "--data", fruit, "--device", "cpu")
     assert (result.status, result.out) == (1, "")
     (error,) = result.errors
     assert message in error
