@@ -73,8 +73,12 @@ def cache_root() -> Path:
 
 def offline() -> bool:
     """Return True if `ISANET_ZOO_OFFLINE` or `HF_HUB_OFFLINE` is set at the time of the call."""
-    variables = (os.environ.get(name, "") for name in ("ISANET_ZOO_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in variables)
+    return is_set("ISANET_ZOO_OFFLINE") or is_set("HF_HUB_OFFLINE")
+
+
+def is_set(name: str) -> bool:
+    """Return True if an environment variable is ``1``, ``true``, ``yes`` or ``on``."""
+    return os.environ.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from isanet_zoo.engines.depthwise import restore_depthwise, speed_up_depthwise
 from isanet_zoo.engines.encoder import has_hooks
 from isanet_zoo.engines.folding import fold
 from isanet_zoo.network.isanet import ISANet
+
+CONNECTIONS = {"_turn", "_forward"}  # attributes that are created again in a copy
 
 
 class TorchEngine:
@@ -51,16 +54,28 @@ class TorchEngine:
         self.preprocess = network.preprocess
         self.resize = network.config.head.resize
         self.network = _prepare(network, device, dtype)
+        if device.type == "cpu" and not compile:
+            speed_up_depthwise(self.network)
+        self._compile = compile
+        self._connect()
+
+    def _connect(self) -> None:
+        """Create what a pickle cannot contain: locks, graphs and compiled functions."""
         # Hooks, such as those of timm's `FeatureHookNet`, store feature maps on the module.
         hooked = has_hooks(self.network)
         self._turn = threading.Lock() if hooked else contextlib.nullcontext()
         self._forward: Callable[[Tensor], Tensor] = self.network.forward_logits
-        if compile:
+        if self._compile:
             self._forward = torch.compile(self._forward)
-        elif device.type == "cuda":
+        elif uses_graphs(self.device):
             self._forward = GraphedForward(self._forward)
-        elif device.type == "cpu":
-            speed_up_depthwise(self.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if name not in CONNECTIONS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._connect()
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -68,6 +83,11 @@ class TorchEngine:
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
         with self._turn, torch.autocast(self.device.type, enabled=False):
             return self._forward(images)
+
+
+def uses_graphs(device: torch.device) -> bool:
+    """Return True if a device can run CUDA graphs."""
+    return device.type == "cuda"
 
 
 def _prepare(network: ISANet, device: torch.device, dtype: torch.dtype) -> ISANet:

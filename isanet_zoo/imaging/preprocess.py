@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,8 +50,9 @@ def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _taps(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return, for each of `size` samples, its two neighbours among `length` and their weights."""
-    centres = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * (length / size) - 0.5
-    centres = centres.float()  # cv2 continues in single precision
+    home = "cpu" if device.type == "mps" else device  # MPS has no float64
+    centres = (torch.arange(size, dtype=torch.float64, device=home) + 0.5) * (length / size) - 0.5
+    centres = centres.float().to(device)  # cv2 continues in single precision
     first = centres.floor()
     fraction = centres - first
     before = first.long().clamp(0, length - 1)
@@ -68,10 +71,13 @@ def prepare(pixels: Tensor, config: Preprocess, *, resize: bool = True) -> Tenso
     height, width = pixels.shape[-2:]
     size = input_size((height, width), config) if resize else (height, width)
     levels = resize_pixels(pixels, size).float()
-    mean = torch.tensor(config.mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(config.std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-    images = levels.sub_(mean).div_(std)
+    images = levels.sub_(_channels(config.mean, levels)).div_(_channels(config.std, levels))
     return images.flip(1) if config.order == "bgr" else images
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return a value per channel, (3, 1, 1), made where another tensor is: a copy would wait."""
+    return torch.stack([like.new_full((1, 1), value) for value in values])
 
 
 def pad(images: Tensor, config: Preprocess) -> Tensor:

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor
-
+from isanet_zoo.engines import cuda
 from isanet_zoo.imaging.reading import LoadedImage
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.decide import Decision
@@ -27,19 +25,15 @@ class Batch(Generic[Key]):
     items: Sequence[Item[Key]]
     decision: Decision  # on the host, complete after `event`
     label_set: LabelSet
-    event: Any  # torch.cuda.Event; None for results that are complete
+    event: Any  # after which the decision is complete; None if it is
 
     @classmethod
     def fetch(
         cls, items: Sequence[Item[Key]], decision: Decision, label_set: LabelSet
     ) -> Batch[Key]:
         """Begin to copy a decision to the host."""
-        on_host = decision.map(_to_host)
-        event: Any = None
-        if decision.labels.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(decision.labels.device))
-        return cls(items, on_host, label_set, event)
+        device = decision.labels.device
+        return cls(items, decision.map(cuda.to_host), label_set, cuda.record_event(device))
 
     def results(self) -> dict[int, tuple[Key, Segmentation]]:
         """Wait for the results; return them by their images' positions, with their keys."""
@@ -80,11 +74,3 @@ def make_batches(
         yield from waiting.values()
         raise
     yield from waiting.values()
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the CPU; from a CUDA GPU without waiting for the copy."""
-    if not tensor.is_cuda:
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

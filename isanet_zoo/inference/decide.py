@@ -18,10 +18,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from isanet_zoo.engines.fast_path import FastPath
 from isanet_zoo.manifest.config import ResizeRule
 from isanet_zoo.network.resize import resize
 
 CHUNK = 2**20  # logits
+TOLERANCE = 1e-3  # of the pixels, where classes nearly tie; and of the confidence
 
 
 class Decision(NamedTuple):
@@ -134,14 +136,46 @@ def decide(
         whole = ResizedLogits(scores.logits, scores.canvas.size, scores.rule)
         decision = decide([whole], confidence=confidence, probabilities=probabilities)
         return decision.map(scores.canvas.crop)
-    if scores.logits.is_cuda and not probabilities and (kernel := _gpu_kernel()):
-        labels, of_labels = kernel.decide(scores.logits, scores.size, scores.rule, confidence)
-        return Decision(labels, of_labels, None)
+    if not probabilities and (kernel := _gpu_kernel(scores.logits)):
+        return _decide_fused(kernel, scores, confidence)
     return _decide_by_class(views, find_candidates(scores.logits), confidence, probabilities)
 
 
-def _gpu_kernel() -> ModuleType | None:
-    """Return the module with the GPU kernel; None where Triton has no build."""
+def _decide_fused(kernel: ModuleType, scores: ResizedLogits, confidence: bool) -> Decision:
+    """Run the GPU kernel, and once for each size the plain operations to compare with."""
+    logits, size, rule = scores.logits, scores.size, scores.rule
+
+    def run() -> Decision:
+        labels, of_labels = kernel.decide(logits, size, rule, confidence)
+        return Decision(labels, of_labels, None)
+
+    return _fused(
+        (logits.device, logits.shape, size, rule, confidence),
+        run,
+        lambda: _decide_by_class([scores], find_candidates(logits), confidence, False),
+    )
+
+
+def _compare(found: Decision, expected: Decision) -> str:
+    """Describe how decisions differ; empty within the tolerance."""
+    pixels, differ = found.labels.numel(), int((found.labels != expected.labels).sum())
+    if differ > max(TOLERANCE * pixels, 1):
+        return f"{differ} of {pixels} labels differ"
+    if found.confidence is None or expected.confidence is None:
+        return ""
+    close = torch.isclose(
+        found.confidence, expected.confidence, rtol=0, atol=TOLERANCE, equal_nan=True
+    )
+    return "" if close.all() else "confidence differs"
+
+
+_fused = FastPath("The fused kernel for labels", _compare)
+
+
+def _gpu_kernel(logits: Tensor) -> ModuleType | None:
+    """Return the module with the GPU kernel; None for other devices, or without Triton."""
+    if not logits.is_cuda:
+        return None
     try:
         from isanet_zoo.inference import decide_triton
     except ImportError:

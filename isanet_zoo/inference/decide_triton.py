@@ -38,19 +38,20 @@ def decide(
     labels = torch.empty((batch, *size), dtype=torch.uint8, device=logits.device)
     confidences = torch.empty((batch, *size) if confidence else 1, device=logits.device)
     grid = (triton.cdiv(size[0] * size[1], PIXELS), batch)
-    _decide[grid](
-        logits,
-        labels,
-        confidences,
-        num_classes,
-        height,
-        width,
-        *size,
-        *(_scale(*pair, rule) for pair in zip((height, width), size, strict=True)),
-        half_pixel=rule == "half_pixel",
-        confidence=confidence,
-        block=PIXELS,
-    )
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call] # Triton's kernels run on the current GPU
+        _decide[grid](
+            logits,
+            labels,
+            confidences,
+            num_classes,
+            height,
+            width,
+            *size,
+            *(_scale(*pair, rule) for pair in zip((height, width), size, strict=True)),
+            half_pixel=rule == "half_pixel",
+            confidence=confidence,
+            block=PIXELS,
+        )
     return labels, confidences if confidence else None
 
 
@@ -112,7 +113,7 @@ def _decide(
             highest = tl.maximum(best, score)
             total = total * tl.exp(best - highest) + tl.exp(score - highest)
         label = tl.where(higher, k, label)
-        best = tl.where(higher, score, best)
+        best = tl.where(higher | (score != score), score, best)  # NaN stays, as in torch.maximum
         plane += height * width
     place = image * pixels + pixel
     tl.store(labels + place, label.to(tl.uint8), inside)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isanet_zoo.engines import cuda
 from isanet_zoo.engines.engine import (
     Device,
     DType,
@@ -203,9 +204,7 @@ class Predictor:
         """Return images of one size as the network's input, (B, 3, h, w)."""
         pixels = torch.stack([image.pixels for image in images])  # (B, 3, H, W)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if self.device.type == "cuda" and not pixels.is_cuda:
-            pixels = pixels.pin_memory()  # for an asynchronous copy
-        pixels = pixels.to(self.device, non_blocking=True)
+        pixels = cuda.to_device(pixels, self.device)
         return prepare(pixels, self.engine.preprocess, resize=self.views.resize)
 
     def _scores_of_views(self, images: Tensor, size: tuple[int, int]) -> Iterator[ScoreMaps]:

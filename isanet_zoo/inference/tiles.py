@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from isanet_zoo.engines import cuda
 from isanet_zoo.errors import InputError
 from isanet_zoo.inference.decide import Canvas, ResizedLogits, ScoreMaps
 from isanet_zoo.inference.views import Grid
@@ -153,7 +154,8 @@ class _Blocks(NamedTuple):
         rows = [(i, cut) for cut in itertools.pairwise(cuts) for i in range(cut[0] - 1, cut[1] + 1)]
         inside = [first <= i < last for i, (first, last) in rows]
         pixels = torch.tensor(inside).repeat_interleave(OUTPUT_STRIDE).nonzero().flatten()
-        return cls(cuts, torch.tensor([i for i, _ in rows], device=device), pixels.to(device))
+        logits = torch.tensor([i for i, _ in rows])
+        return cls(cuts, cuda.to_device(logits, device), cuda.to_device(pixels, device))
 
     def within(self, start: int, length: int) -> tuple[slice, Tensor]:
         """Return the rows of a tile, and which of the tile's logits each of them takes."""

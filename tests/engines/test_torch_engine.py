@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +14,8 @@ import timm
 import torch
 from torch import Tensor
 
+from isanet_zoo.engines import cuda, torch_engine
+from isanet_zoo.engines.cuda_graphs import GraphedForward
 from isanet_zoo.engines.depthwise import DepthwiseConv2d, speed_up_depthwise
 from isanet_zoo.engines.engine import DTYPES, create_engine
 from isanet_zoo.network.isanet import ISANet
@@ -89,6 +94,45 @@ def test_engine_does_not_depend_on_the_default_device_and_type() -> None:
             assert torch.equal(create_engine(network)(images), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("kind", ["graphs", "hooks", "compiled"])
+def test_copy_of_an_engine_has_new_graphs_and_locks(
+    kind: str, copied: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = make_network(), torch.randn(1, 3, 40, 48)
+    if kind == "hooks":
+        network.register_forward_hook(print_nothing)
+    compiles: list[Any] = []
+
+    def compile_(forward: Any) -> Any:
+        compiles.append(forward)
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    for name in ("current", "graph_pool"):
+        monkeypatch.setattr(cuda, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(cuda, "Graph", lambda function, images, pool: function)
+    engine: Any = create_engine(network, compile=kind == "compiled")
+    if kind == "graphs":  # what the engine has on a GPU
+        monkeypatch.setattr(torch_engine, "uses_graphs", lambda device: True)
+        engine._connect()
+    expected = [engine(images) for _ in range(3)]
+    again = copied(engine)
+    assert (again.name, again.device, again.dtype) == (engine.name, engine.device, engine.dtype)
+    assert (again.label_set, again.preprocess) == (engine.label_set, engine.preprocess)
+    for _ in range(3):
+        assert torch.equal(again(images), expected[0])
+    assert again.network is not engine.network
+    assert again._forward is not engine._forward
+    assert again._turn is not engine._turn or kind != "hooks"
+    assert isinstance(again._forward, GraphedForward) == (kind == "graphs")
+    assert len(compiles) == (2 if kind == "compiled" else 0)
+
+
+def print_nothing(*_: object) -> None:
+    """A hook that can be pickled."""
 
 
 def test_folded_network_compiles_to_one_graph() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 from torch import Tensor
 
+from isanet_zoo.engines.fast_path import FastPath
+from isanet_zoo.inference import decide as decide_module
 from isanet_zoo.inference.decide import (
     Canvas,
     Decision,
@@ -266,3 +269,81 @@ def test_peak_memory_of_150_classes_at_8_megapixels() -> None:
     bounded, eager = map(float, result.stdout.split())
     assert bounded < 0.6
     assert eager > 0.28  # eager resizing to 1/16 of the pixels: the measurement works
+
+
+class Kernel:
+    """Decides like the GPU kernel, with errors."""
+
+    def __init__(self, *, wrong: int = 0, error: float = 0.0, raises: Exception | None = None):
+        self.wrong, self.error, self.raises, self.calls = wrong, error, raises, 0
+
+    def decide(
+        self, logits: Tensor, size: tuple[int, int], rule: ResizeRule, confidence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        self.calls += 1
+        if self.raises:
+            raise self.raises
+        scores = resize(logits, size, rule)
+        labels = scores.argmax(1).to(torch.uint8)
+        labels.view(-1)[: self.wrong] += 1
+        return labels, scores.softmax(1).amax(1) + self.error if confidence else None
+
+
+@pytest.fixture
+def use_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
+    """Make `decide` use a kernel, which has not been compared yet."""
+
+    def use(**errors: Any) -> Kernel:
+        kernel = Kernel(**errors)
+        monkeypatch.setattr(decide_module, "_gpu_kernel", lambda logits: kernel)
+        monkeypatch.setattr(decide_module, "_fused", FastPath("The kernel", decide_module._compare))
+        return kernel
+
+    return use
+
+
+def decide_logits(logits: Tensor) -> Decision:
+    return decide([ResizedLogits(logits, (40, 50), "half_pixel")], confidence=True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ({"wrong": 5}, "5 of 2000 labels differ"),
+        ({"error": 0.01}, "confidence differs"),
+        ({"error": float("nan")}, "confidence differs"),
+        ({"raises": RuntimeError("PTX too new")}, "RuntimeError: PTX too new"),
+    ],
+)
+def test_failing_kernel_is_replaced_by_the_plain_operations(
+    errors: dict[str, Any],
+    reason: str,
+    use_kernel: Callable[..., Kernel],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kernel, logits = use_kernel(**errors), make_logits(1, 6, 9, 11)
+    labels = resize(logits, (40, 50), "half_pixel").argmax(1)
+    for _ in range(3):
+        assert torch.equal(decide_logits(logits).labels.long(), labels)
+    assert kernel.calls == 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"The kernel failed ({reason}). ")
+
+
+@pytest.mark.parametrize("errors", [{}, {"wrong": 2}, {"error": 5e-4}])
+def test_kernel_within_the_tolerance_is_compared_once_for_each_size(
+    errors: dict[str, Any], use_kernel: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = use_kernel(**errors)
+    compared: list[tuple[int, ...]] = []
+    plain = decide_module.find_candidates
+
+    def record(logits: Tensor) -> list[int]:
+        compared.append(logits.shape)
+        return plain(logits)
+
+    monkeypatch.setattr(decide_module, "find_candidates", record)
+    for shape in ((1, 6, 9, 11), (1, 6, 9, 11), (2, 6, 9, 11), (1, 6, 9, 11)):
+        decide_logits(make_logits(*shape))
+    assert compared == [(1, 6, 9, 11), (2, 6, 9, 11)]
+    assert kernel.calls == 4

@@ -45,6 +45,11 @@ for rule in ("half_pixel", "corners", "asymmetric"):
         assert torch.equal(alone, labels)
     ties = torch.zeros(1, 4, 3, 3)
     assert not decide_triton.decide(ties, (9, 9), rule)[0].any()  # the first of equal ones
+
+bad = torch.stack([torch.full((3, 3), value) for value in (1.0, 2.0, float("nan"), 3.0)])[None]
+for logits, label in ((bad, 1), (bad[:, 2:], 0)):  # nothing is higher than NaN, as on a CPU
+    labels, confidence = decide_triton.decide(logits, (5, 5), "half_pixel", True)
+    assert (labels == label).all() and confidence.isnan().all()
 """
 
 
