@@ -73,6 +73,7 @@ def create_model(
         >>> create_model("isanet_resnet50os8_voc", num_classes=5).config.num_classes
         5
     """
+    _check_flags(pretrained=pretrained, aux_loss=aux_loss)
     from_hub = isinstance(name, str) and name.startswith(PREFIX)
     _refuse_url(name, weights, pretrained_backbone)
     record = None if from_hub or _is_path(name) else get_weights(name)
@@ -109,6 +110,13 @@ def describe_model(name: str, *, progress: bool = True) -> Description:
     return read_config(path.absolute()) if path.is_dir() else _read_own(path)
 
 
+def _check_flags(**flags: object) -> None:
+    """Raise InputError for arguments that are neither True nor False."""
+    for flag, value in flags.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{flag} is {value!r}; it must be True or False")
+
+
 def _check(
     name: str,
     record: Weights | None,
@@ -117,8 +125,6 @@ def _check(
     pretrained_backbone: object,
 ) -> None:
     """Raise InputError for arguments of a wrong type, or that contradict each other."""
-    if not isinstance(pretrained, bool):
-        raise InputError(f"pretrained is {pretrained!r}; it must be True or False")
     if not isinstance(pretrained_backbone, (bool, str, os.PathLike)) or pretrained_backbone == "":
         raise InputError(
             f"pretrained_backbone is {pretrained_backbone!r}; it must be True, False or a file"
@@ -243,6 +249,11 @@ def _find_path(path: Path) -> Path:
 
 def _read_own(path: Path) -> Description:
     """Return the description in a file, which must have one."""
+    if path.suffix not in FILE_SUFFIXES:
+        raise InputError(
+            f"{path} is neither a model of the zoo nor a weight file "
+            f"({', '.join(sorted(FILE_SUFFIXES))})"
+        )
     if (own := read_description(path)) is None:
         raise InputError(
             f"{path} does not describe its network; pass it as weights, with the name of the model "

@@ -209,7 +209,7 @@ def test_other_class_count_initialises_only_the_classifiers(
 @pytest.mark.usefixtures("tiny")
 def test_loading_is_independent_of_torchs_defaults() -> None:
     plain = create_model("isanet_tiny", pretrained=True).state_dict()
-    checkpoints._skeleton.cache_clear()
+    checkpoints.skeleton.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
@@ -310,6 +310,7 @@ def test_weights_may_be_a_tag() -> None:
         ({"in_chans": 10**9}, InputError, "in_chans is 1000000000; it must be .* to 1024"),
         ({"pretrained": True, "num_classes": 10**12}, InputError, "num_classes is 1000000000000"),
         ({"weights": ""}, InputError, "weights is empty; it must be a tag, a path or a repository"),
+        ({"aux_loss": "no"}, InputError, "aux_loss is 'no'; it must be True or False"),
         ({"weights": b"ssseg"}, InputError, "weights is a bytes; it must be a tag, a path"),
         ({"weights": 3}, InputError, "weights is a int; it must be a tag, a path"),
         ({"weights": " ssseg"}, UnknownModelError, "which has ssseg"),

@@ -89,16 +89,14 @@ class Preprocess(Record):
         super().__post_init__()
         if (self.window is None) != (self.stride is None):
             raise InputError(f"window is {self.window}, stride {self.stride}; pass both or none")
-        tile = self.window or self.largest_size
-        tiles = 1
-        for size, side, step in zip(self.largest_size, tile, self.stride or tile, strict=True):
+        for side, step in zip(self.window or (), self.stride or (), strict=True):
             if not side / 4 <= step <= side:
                 raise InputError(
                     f"stride is {self.stride}; it must be from a quarter of the window "
                     f"{self.window} to all of it"
                 )
-            tiles *= math.ceil(max(size - side, 0) / (step or 1)) + 1
-        pixels = tiles * math.prod(map(min, tile, self.largest_size))
+        tiles, tile = self.tiles(self.largest_size)
+        pixels = tiles * math.prod(tile)
         if tiles > MOST_TILES or pixels > MOST_PIXELS:
             raise InputError(
                 f"images of {self.largest_size} pixels (resize {self.resize}, pad {self.pad}) need "
@@ -114,3 +112,12 @@ class Preprocess(Record):
         tall = max(longest, height), max(shortest, width)
         wide = max(shortest, height), max(longest, width)
         return max(tall, wide, key=math.prod)
+
+    def tiles(self, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+        """Return the number and the (height, width) of the tiles of an input of this size."""
+        if self.window is None or self.stride is None:
+            return 1, size
+        count = 1
+        for length, side, step in zip(size, self.window, self.stride, strict=True):
+            count *= math.ceil(max(length - side, 0) / step) + 1
+        return count, (min(self.window[0], size[0]), min(self.window[1], size[1]))

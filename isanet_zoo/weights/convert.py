@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError, printable
-from isanet_zoo.files import atomic_write, check_target
+from isanet_zoo.files import atomic_write, check_target, to_path
 from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
@@ -120,7 +120,7 @@ def convert_checkpoint(
             store a value.
         CheckpointError: the file cannot be read safely, or its tensors are not the network's.
     """
-    source, target = Path(src), Path(dst)
+    source, target = to_path(src, "src"), to_path(dst, "dst")
     if target.suffix != ".safetensors":
         raise InputError(f"{target} must end in .safetensors, to be recognised when it is loaded")
     check_target(target, is_ours=is_described, force=force)

@@ -93,7 +93,7 @@ class Description(Record):
                 f"{len(self.label_set)}"
             )
         size = self.preprocess.largest_size
-        side_h, side_w = map(min, self.preprocess.window or size, size)
+        _, (side_h, side_w) = self.preprocess.tiles(size)
         positions = (side_h // OUTPUT_STRIDE) * (side_w // OUTPUT_STRIDE)
         partition = self.network.head.partition
         groups = math.prod(partition)  # of long-range attention, each in memory at once

@@ -8,10 +8,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from isanet_zoo.errors import CheckpointError
+from isanet_zoo.errors import CheckpointError, InputError, printable
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.checkpoints import LoadReport
+from isanet_zoo.weights.cost import check_cost
 from isanet_zoo.weights.description import Description
 from isanet_zoo.weights.stored import State
 from isanet_zoo.weights.tensors import state_digest
@@ -45,10 +46,15 @@ def load_network(
         aux_loss: build the auxiliary head. None stands for the file's own, as for the two above.
 
     Raises:
-        CheckpointError: the file has no auxiliary head, or its input channels cannot be adapted.
+        CheckpointError: the file has no auxiliary head, its input channels cannot be adapted, or
+            the network is more expensive than every published one.
     """
     state, description, report = loaded
     config = description.network
+    try:
+        check_cost(config, description.preprocess)
+    except InputError as error:
+        raise CheckpointError(f"{printable(report.source, 500)}: {error}") from error
     network = dataclasses.replace(
         config,
         num_classes=config.num_classes if num_classes is None else num_classes,

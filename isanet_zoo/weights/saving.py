@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from torch import nn
 from typing_extensions import Unpack
 
 from isanet_zoo.errors import InputError
-from isanet_zoo.files import atomic_write, check_target
+from isanet_zoo.files import atomic_write, check_target, to_path
 from isanet_zoo.manifest.recipe import Recipe
 from isanet_zoo.manifest.weights import Metric, ModelFacts
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.checkpoints import structure
+from isanet_zoo.weights.cost import check_cost
 from isanet_zoo.weights.description import Description, is_described
 from isanet_zoo.weights.tensors import check, plain_state, save_state, state_digest, unwrap, widen
 
@@ -38,13 +38,15 @@ def describe(
     Raises:
         CheckpointError: the network could not be loaded again: a part of it was exchanged, or a
             parameter is not finite.
-        InputError: a field is out of range.
+        InputError: a field is out of range, or the network is more expensive than every published
+            one, see `check_cost`.
     """
     state, origin = plain_state(model), model.origin
     aux_head = any(key.startswith("aux_head.") for key in state)
     if check_parts:
         expected = structure(model.config, aux_loss=aux_head, cls=type(model))
         check(widen(state), expected, "the model to save")
+        check_cost(model.config, model.preprocess)
     digest = state_digest(state)
     unchanged = origin is not None and digest == model.load_report.state_digest
     provenance = origin.provenance if origin else None
@@ -87,7 +89,7 @@ def save_model(
             no ISANet.
         CheckpointError: the network could not be loaded again, see `describe`.
     """
-    target, network = Path(path), unwrap(model)
+    target, network = to_path(path, "path"), unwrap(model)
     if not isinstance(network, ISANet):
         raise InputError(f"model is a {type(network).__name__}; it must be an ISANet")
     if target.suffix != ".safetensors":

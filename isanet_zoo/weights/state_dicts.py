@@ -33,7 +33,8 @@ class _Candidate(NamedTuple):
     entries: Mapping[str, Stored | None]
 
     def __str__(self) -> str:
-        return repr(printable(".".join(filter(None, (self.where, self.prefix))) or "the file", 80))
+        place = ".".join(filter(None, (self.where, self.prefix))) or "the file"
+        return f"'{printable(place, 80)}'"
 
     @property
     def rank(self) -> tuple[bool, int]:

@@ -6,6 +6,7 @@ Run as ``python -m tests.weights.hostile_cards FOLDER``; prints the outcome of e
 from __future__ import annotations
 
 import json
+import random
 import resource
 import sys
 import time
@@ -20,18 +21,24 @@ from isanet_zoo.errors import ZooError
 from isanet_zoo.manifest.config import HeadConfig, Preprocess
 from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.weights import Metric
+from isanet_zoo.weights.cost import count_cost
 
 NAME = "isanet_efficientnet_lite0os8_camvid"
 MEMORY = 500 << 20  # bytes
 SECONDS = 4.0  # of CPU time; 2 on idle cores, more beside other processes
 NAN, INF = float("nan"), float("inf")
 FRUIT = LabelSet("fruit", "Fruit", ("apple", "pear"), ("#ff0000", "#00ff00"), (1, 2))
+SMALL = HeadConfig(channels=16, key_channels=8, aux_channels=12)
+WIDE = (
+    HeadConfig(),
+    HeadConfig(channels=512, key_channels=1024, partition=(32, 32)),
+)
+CHEAP = 2e10  # multiply-additions that take less than two seconds
 METRIC = Metric("mIoU", 51.5, "fruit val", (1.0,), False, "whole", "somebody", None)
 
 
-def write_file(path: Path) -> dict[str, Any]:
-    """Write a weight file of a small network; return its description."""
-    head = HeadConfig(channels=16, key_channels=8, aux_channels=12)
+def write_file(path: Path, head: HeadConfig = SMALL) -> dict[str, Any]:
+    """Write a weight file of a small encoder; return its description."""
     model = ISANet("test_resnet", 2, head=head, label_set=FRUIT, preprocess=Preprocess((64, 48)))
     save_model(model, path, recipe=get_weights(NAME).recipe, metrics=[METRIC], dataset="Fruit")
     return describe(path)
@@ -134,12 +141,28 @@ def cases(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"extreme: {options} {partition}", json.dumps(text)
 
 
-def outcome(path: Path) -> str:
-    """Load the file and predict a small image; return what happened."""
+def wide_cases(document: dict[str, Any], rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Yield descriptions of a wide head: up to the largest pad and size, and small ones."""
+    for largest in (100, 300, 2200, 4096):
+        for field in ("resize", "pad"):
+            sides = [rng.randint(largest // 2, largest) for _ in range(2)]
+            changes = {"resize": None, "pad": None, field: sides}
+            text = json.dumps(document | {"preprocess": document["preprocess"] | changes})
+            yield f"wide: {document['network']['head']} {field} {sides}", text
+
+
+def outcome(path: Path, cheap: float = float("inf")) -> str:
+    """Load the file and predict a small image; return what happened.
+
+    A network that needs more than `cheap` multiply-additions is loaded only.
+    """
     start = time.process_time()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     try:
-        result = predict(create_model(str(path), pretrained=True), pixels, probabilities=True)
+        model = create_model(str(path), pretrained=True)
+        if count_cost(model.config, model.preprocess).operations > cheap:
+            return "expensive"
+        result = predict(model, pixels, probabilities=True)
         assert isinstance(result, Segmentation)
         assert result.probabilities is not None
         found = "finite" if np.isfinite(result.probabilities).all() else "not finite"
@@ -163,6 +186,11 @@ def main(folder: Path) -> None:
     for name, text in cases(document):
         rewrite(path, text)
         outcomes[name] = outcome(path)
+    for head in WIDE:
+        path.unlink()
+        for name, text in wide_cases(write_file(path, head), random.Random(0)):
+            rewrite(path, text)
+            outcomes[name] = outcome(path, CHEAP)
     sys.stdout.write(json.dumps(outcomes))
 
 

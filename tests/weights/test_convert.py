@@ -59,10 +59,16 @@ def test_target_that_cannot_be_written_is_refused_before_reading(name: str, tmp_
 
 
 @pytest.mark.usefixtures("tiny_zoo")
-@pytest.mark.parametrize("source", ["a" * 300, "a\0b", "~nosuchuser/a.pth", "/dev/zero", ""])
+@pytest.mark.parametrize("source", ["a" * 300, "a\0b", "~nosuchuser/a.pth", "/dev/zero"])
 def test_source_that_is_no_file_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         convert_checkpoint(source, tmp_path / "x.safetensors", NAME)
+
+
+def test_source_or_target_that_is_no_path_is_refused(tmp_path: Path) -> None:
+    for source, target in ((None, "x.safetensors"), ("", "x.safetensors"), ("a.pth", None)):
+        with pytest.raises(InputError, match=r"(src|dst) is (None|''); it must be a path"):
+            convert_checkpoint(source, target, NAME)  # type: ignore[arg-type]
 
 
 def test_file_of_another_program_is_replaced_with_force_alone(

@@ -25,8 +25,12 @@ def test_hostile_descriptions_are_refused_in_bounded_time_and_memory(tmp_path: P
     refused = {name for name in outcomes if outcomes[name].startswith("CheckpointError: ")}
     assert {name for name in outcomes if name.startswith("hostile")} <= refused
     others = {name: outcomes[name] for name in outcomes.keys() - refused}
+    wide = {name: others.pop(name) for name in set(others) if name.startswith("wide")}
     assert set(others.values()) == {"finite"}, others
+    assert set(wide.values()) == {"finite", "expensive"}, wide
     assert len(others) > 15
+    assert list(wide.values()).count("finite") > 3
+    assert any(name.startswith("wide") for name in refused)
     assert max(map(len, outcomes.values())) < 4100  # keys of another network are listed
     assert all(outcome.isprintable() for outcome in outcomes.values())
 
