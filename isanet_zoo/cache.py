@@ -96,7 +96,7 @@ class CacheEntry:
             InputError: the name could lead out of the cache folder.
         """
         if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII):
-            raise InputError(f"{printable(name)} is not a name of weights; see `isanet-zoo list`")
+            raise InputError(f"'{printable(name)}' is not a name of weights; see `isanet-zoo list`")
         return cls(name, cache_root() / name)
 
     @property

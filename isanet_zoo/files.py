@@ -61,6 +61,17 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{printable(path, 1000)}: {error}") from error
 
 
+def to_path(value: object, name: str) -> Path:
+    """Return an argument of this name as a path.
+
+    Raises:
+        InputError: it is none, or empty.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise InputError(f"{name} is {value!r}; it must be a path")
+    return Path(value)
+
+
 def check_target(
     path: Path, *, is_ours: Callable[[Path], bool] | None = None, force: bool = False
 ) -> None:

@@ -55,9 +55,10 @@ class Range(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        low, high = (n if isinstance(n, int) else f"{n:.16g}" for n in self)
         if self.high >= FINITE:
-            return f", at least {self.low:.16g}" if self.low > -FINITE else ""
-        return f" from {self.low:.16g} to {self.high:.16g}"
+            return f", at least {low}" if self.low > -FINITE else ""
+        return f" from {low} to {high}"
 
 
 class Text(NamedTuple):
@@ -152,7 +153,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {printable(twice)!r} occurs twice")
+        raise ValueError(f"the key '{printable(twice)}' occurs twice")
     return found
 
 
@@ -257,7 +258,7 @@ def _show(value: object) -> str:
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
-        return repr(printable(value, 57))
+        return f"'{printable(value, 57)}'"
     if isinstance(value, numbers.Integral):
         return str(value) if abs(value) < 10**LONGEST_INTEGER else "a very large integer"
     return str(value) if isinstance(value, numbers.Real) else f"a {type(value).__name__}"

@@ -206,6 +206,13 @@ def test_whole_number_shows_a_wrong_number_of_any_library() -> None:
 def test_whole_number_above_its_bound_is_refused_with_the_range() -> None:
     with pytest.raises(InputError, match=r"n is 9; it must be a whole number from 0 to 8$"):
         whole_number("n", 9, at_least=0, at_most=8)
+    with pytest.raises(InputError, match=r"from 1 to 9223372036854775807$"):
+        whole_number("n", -1, at_most=2**63 - 1)
+
+
+def test_refused_text_is_escaped_once() -> None:
+    with pytest.raises(InputError, match=r"^n is 'a\\x1bb'; it must be a whole number"):
+        whole_number("n", "a\x1bb")
 
 
 @pytest.mark.parametrize("value", [-1, 1, math.nan, True, "0.5", None, 10**400])

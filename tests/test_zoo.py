@@ -209,7 +209,7 @@ def test_other_class_count_initialises_only_the_classifiers(
 @pytest.mark.usefixtures("tiny")
 def test_loading_is_independent_of_torchs_defaults() -> None:
     plain = create_model("isanet_tiny", pretrained=True).state_dict()
-    checkpoints.skeleton.cache_clear()
+    checkpoints._skeleton.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):

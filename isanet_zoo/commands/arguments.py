@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.errors import InputError
+from isanet_zoo.records import whole_number
 
 if TYPE_CHECKING:
     from isanet_zoo.inference.predictor import Predictor
@@ -183,6 +184,7 @@ def prediction(options: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
+    from isanet_zoo.inference.predictor import MAX_BATCH
     from isanet_zoo.inference.views import Views
 
     views = Views(
@@ -195,7 +197,7 @@ def prediction(options: argparse.Namespace) -> dict[str, Any]:
     return dataclasses.asdict(views) | {
         "device": device(options),
         "dtype": "auto" if options.dtype == "auto" else getattr(torch, options.dtype),
-        "batch_size": options.batch_size,
+        "batch_size": whole_number("--batch-size", options.batch_size, at_most=MAX_BATCH),
     }
 
 

@@ -21,7 +21,7 @@ from isanet_zoo.export.check import compare, compare_int8, noise
 from isanet_zoo.export.graph import Graph, Output, for_onnx, trace
 from isanet_zoo.export.int8 import calibration_inputs, quantise
 from isanet_zoo.export.options import PRODUCER, check_onnx_target, check_options, input_shapes
-from isanet_zoo.files import atomic_write
+from isanet_zoo.files import atomic_write, to_path
 from isanet_zoo.imaging.reading import ImageLike
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.version import __version__
@@ -79,7 +79,7 @@ def export_onnx(
         ExportError: the file does not compute what the network computes.
         EnvironmentProblem: onnx, onnxscript or onnxruntime is missing, or torch is too old.
     """
-    target = Path(path)
+    target = to_path(path, "path")
     check_onnx_target(target, force=force)
     check_options(model, dtype, output, preprocess, calibrate)
     shapes = input_shapes(model, dynamic, size)

@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 
 from isanet_zoo import records
 from isanet_zoo.errors import CheckpointError, InputError, IntegrityError, printable
-from isanet_zoo.files import check_target, open_regular, replace, temporary_file
+from isanet_zoo.files import check_target, open_regular, replace, temporary_file, to_path
 from isanet_zoo.hub import card, transfer
 from isanet_zoo.manifest.weights import ModelFacts
 from isanet_zoo.weights.checkpoints import LoadReport, structure
@@ -92,9 +92,7 @@ def save_pretrained(
     **facts: Unpack[ModelFacts],
 ) -> Path:
     """Write a network into a folder; see `ISANet.save_pretrained`."""
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-        raise InputError(f"folder is {folder!r}; it must be a path")
-    target = Path(folder)
+    target = to_path(folder, "folder")
     for name, is_ours in WRITTEN.items():
         if (target / name).exists():
             check_target(target / name, is_ours=is_ours, force=force)

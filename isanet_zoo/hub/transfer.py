@@ -66,12 +66,12 @@ class Address:
     def __post_init__(self) -> None:
         if not is_name(self.repo):
             raise InputError(
-                f"{printable(self.repo)!r} is not a repository of the Hub; write its name as "
+                f"'{printable(self.repo)}' is not a repository of the Hub; write its name as "
                 "'org/repo'"
             )
         if self.revision is not None and not _is_revision(self.revision):
             raise InputError(
-                f"revision {printable(self.revision)!r} is not a branch, tag or commit"
+                f"revision '{printable(self.revision)}' is not a branch, tag or commit"
             )
 
     def __str__(self) -> str:

@@ -38,7 +38,8 @@ FORMATS = {  # Pillow's name -> suffixes
 }
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-BYTES_PER_PIXEL = 16  # bounds a file's bytes by Pillow's bound on pixels
+BYTES_PER_PIXEL = 16  # of a file, beyond SPARE_BYTES; also bounds it by Pillow's bound on pixels
+SPARE_BYTES = 1 << 24  # for metadata
 MOST_SCANS = 100  # of a JPEG; each takes time for the whole image, even if it is a few bytes
 MOST_TAGS = 500  # of a TIFF; Pillow prints a warning for each one that is damaged
 START_OF_SCAN = b"\xff\xda"
@@ -134,6 +135,10 @@ def open_image(source: FileLike) -> Iterator[tuple[Image.Image, str]]:
         # Pillow itself only warns up to twice its bound.
         if most and image.width * image.height > most:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        if size > SPARE_BYTES + BYTES_PER_PIXEL * image.width * image.height:
+            raise InputError(
+                f"{name} has {size} bytes for {image.width} x {image.height} pixels; save it anew"
+            )
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(
                 f"{name} holds several images; save the one to use as a file, or pass it as a PIL "

@@ -77,6 +77,8 @@ def find_files(
         raise InputError(f"layout is {layout!r}; choose one of {', '.join(DATASET_LAYOUTS)}")
     if not isinstance(root, (str, Path)) or not str(root):
         raise InputError(f"root is {root!r}; pass the folder of the data set")
+    if not isinstance(split, str) or Path(split).is_absolute() or ".." in Path(split).parts:
+        raise InputError(f"split is {split!r}; it must be a name such as 'val'")
     find, root = DATASET_LAYOUTS[layout].find, Path(root)
     with _translated_errors(layout, val_fraction is None):
         if val_fraction is None:

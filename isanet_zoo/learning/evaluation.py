@@ -46,6 +46,8 @@ def evaluate(
     Raises:
         InputError: the classes differ, an image or mask cannot be used, or no pixel has a class.
     """
+    if not isinstance(dataset, SegmentationDataset):
+        raise InputError(f"dataset is a {type(dataset).__name__}; see open_dataset")
     if isinstance(model, Predictor) and engine is not None:
         raise InputError(f"engine is {engine!r}, but the predictor has one; pass it to Predictor")
     predictor = model if isinstance(model, Predictor) else Predictor(model, engine=engine)

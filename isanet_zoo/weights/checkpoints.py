@@ -228,23 +228,22 @@ def _as_in_file(specs: Mapping[str, Spec], network: NetworkConfig, layout: Layou
 
 
 @functools.lru_cache(16)
-def skeleton(network: NetworkConfig, aux_loss: bool, cls: type[ISANet] = ISANet) -> ISANet:
-    """Return a network of class `cls` without memory, in `eval()` mode; it is shared."""
+def _skeleton(network: NetworkConfig, aux_loss: bool, cls: type[ISANet] = ISANet) -> ISANet:
     with torch.device("meta"):  # names and shapes only: nothing is allocated or initialised
-        return cls.from_config(network, aux_loss=aux_loss).float().eval()
+        return cls.from_config(network, aux_loss=aux_loss).float()
 
 
 def structure(
     network: NetworkConfig, *, aux_loss: bool, cls: type[ISANet] = ISANet
 ) -> dict[str, Spec]:
     """Return the type and shape of every tensor in the state dict of a network of class `cls`."""
-    network_on_meta = skeleton(network, aux_loss, cls)  # type: ignore[arg-type]
-    return {key: spec_of(tensor) for key, tensor in network_on_meta.state_dict().items()}
+    skeleton = _skeleton(network, aux_loss, cls)  # type: ignore[arg-type]
+    return {key: spec_of(tensor) for key, tensor in skeleton.state_dict().items()}
 
 
 def first_convolution(network: NetworkConfig) -> str:
     """Return the key of the weight of the first convolution."""
-    return f"backbone.{backbones.first_convolution(skeleton(network, False).backbone)}"
+    return f"backbone.{backbones.first_convolution(_skeleton(network, False).backbone)}"
 
 
 def structure_digest(network: NetworkConfig) -> str:

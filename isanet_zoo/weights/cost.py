@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import NetworkConfig, Preprocess
 from isanet_zoo.manifest.lookup import load_manifest
-from isanet_zoo.weights.checkpoints import skeleton
+from isanet_zoo.network.isanet import ISANet
 
 SMALL = 64  # pixels on a side, of an image whose size is not stated
 
@@ -54,8 +54,9 @@ def count_cost(network: NetworkConfig, preprocess: Preprocess) -> Cost:
     """
     height, width = preprocess.largest_size
     tiles, tile = preprocess.tiles((max(height, SMALL), max(width, SMALL)))
-    images = torch.empty(1, network.in_chans, *tile, device="meta")
-    on_meta = skeleton(network, False)
+    with torch.device("meta"):
+        on_meta = ISANet.from_config(network).float().eval()
+        images = torch.empty(1, network.in_chans, *tile, dtype=torch.float32)
     try:
         with torch.no_grad(), _Counter() as counter:
             on_meta.forward_logits(images)

@@ -85,6 +85,8 @@ def test_cache_remove_deletes_weights_and_keeps_files_of_the_user(
     assert list(by_hand.parent.iterdir()) == [by_hand]
     assert main(["cache", "--remove", "isanet_tiny"]) == 1
     assert "isanet_tiny is not cached" in capsys.readouterr().err
+    assert main(["cache", "--remove", ""]) == 1
+    assert "'' is not a name of weights" in capsys.readouterr().err
     assert by_hand.exists()
 
 

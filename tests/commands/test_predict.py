@@ -216,7 +216,9 @@ class TestFolderRun:
             (["--scales", "1e9"], "factors from 0.0625 to 16.0"),
             (["--overlap", "1"], "overlap is 1.0; it must be at least 0 and less than 1"),
             (["--tile", "99999999"], "from 1 to 65536, or 'whole'"),
+            (["--batch-size", "0"], "--batch-size is 0; it must be a whole number from 1 to 4096"),
             (["-m", ""], "no model is called ''"),
+            (["-m", __file__], "test_predict.py is neither a model of the zoo nor a weight file"),
         ],
         ids=" ".join,
     )

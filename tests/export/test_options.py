@@ -55,6 +55,8 @@ def test_export_of_a_network_that_does_not_support_an_option_is_refused(tmp_path
         export_onnx(small(in_chans=4), path, preprocess=True)
     with pytest.raises(InputError, match="300 classes do not fit"):
         export_onnx(ISANet("test_resnet", 300), path, output="labels")
+    with pytest.raises(InputError, match="path is None; it must be a path"):
+        export_onnx(small(), None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected an ISANet, got Identity"):
         export_onnx(torch.nn.Identity(), path)  # type: ignore[arg-type]
 

@@ -390,6 +390,16 @@ def test_stem_key_is_equal_for_both_forms_of_a_name() -> None:
     assert stem_key(Path(f"x/{decomposed}.png")) == stem_key(Path(f"{composed}.jpg")) == composed
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PPM"])
+def test_file_of_too_many_bytes_for_its_pixels_is_refused(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    padded = file.getvalue() + b"\xff" * (17 << 20)
+    with pytest.raises(InputError, match=r"has \d+ bytes for 8 x 8 pixels; save it anew"):
+        read_image(padded)
+    assert read_image(padded[: 16 << 20]).size == (8, 8)
+
+
 @pytest.mark.parametrize(("order", "head"), [("<", b"II*\0"), (">", b"MM\0*")])
 def test_tiff_with_too_many_tags_is_refused_without_warnings(
     order: str, head: bytes, tmp_path: Path

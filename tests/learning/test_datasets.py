@@ -348,6 +348,12 @@ def test_root_that_is_no_path_is_refused(root: object) -> None:
         open_dataset("folder", root, "train")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("split", ["..", "../../val", "/val", "a/../b", None, 3])
+def test_split_outside_the_root_is_refused(split: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"split is .*; it must be a name such as 'val'"):
+        open_dataset("folder", write_folder(tmp_path), split)
+
+
 # Divided by content
 
 

@@ -126,6 +126,8 @@ def test_data_set_of_other_classes_is_refused(dataset: SegmentationDataset, tmp_
     other = replace(dataset.label_set, names=("box", "ground", "bar"))
     with pytest.raises(InputError, match="evaluate the model on its own data set"):
         evaluate(tiny.network(other), dataset)
+    with pytest.raises(InputError, match="dataset is a NoneType; see open_dataset"):
+        evaluate(tiny.network(other), None)  # type: ignore[arg-type]
     # For a network with generic names, only the number of classes is compared.
     expected = evaluate(tiny.network(dataset.label_set), dataset)
     assert evaluate(tiny.network(), dataset) == expected
