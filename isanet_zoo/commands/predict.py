@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import re
 import sys
 import time
 from collections.abc import Iterable
@@ -15,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction, to_path
 from isanet_zoo.commands.output import complain, print_note, print_trust
-from isanet_zoo.errors import InputError, printable
+from isanet_zoo.commands.report import line_of, progress_bar
+from isanet_zoo.commands.sharding import shard, torchrun_process, wait_for_others
+from isanet_zoo.errors import InputError
 
 if TYPE_CHECKING:
-    from isanet_zoo.imaging.segmentation import Segmentation
-    from isanet_zoo.inference.folders import Result
     from isanet_zoo.inference.outputs import Outputs
     from isanet_zoo.inference.predictor import Predictor
 
@@ -30,8 +27,6 @@ BUILT_IN_NOTE = (
     "larger models; choose one with -m."
 )
 MOST_ERRORS = 100  # listed at the end; `--resume` tries all of them again
-SHOWN_CLASSES = 3  # on the line of an image
-SECONDS_BETWEEN_BARS = 30.0  # in log files
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,48 +90,42 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shard(text: str) -> tuple[int, int]:
-    """Return (index, count) from text such as `3/100`."""
-    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
-    index, count = map(int, match.groups()) if match else (0, 0)
-    if index >= count:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a shard such as 0/4, the first of four; the last one is 3/4"
-        )
-    return index, count
-
-
 def run(options: argparse.Namespace) -> int:
     """Segment images and print what was found; return 1 if an image failed."""
     from isanet_zoo.inference.outputs import make_folders, pending
+
+    outputs = _outputs(options)
+    rank, processes = torchrun_process()
+    planned = _shard(_plan(options, processes), options.shard, (rank, processes))
+    todo = pending(planned, outputs, resume=options.resume, overwrite=options.overwrite)
+    skipped = len(planned) - len(todo)
+    if skipped:
+        print_note(f"{skipped} images are skipped, whose results exist")
+    status = 0
+    if todo:
+        checked = prediction(options) | {"confidence": "confidence" in outputs.parts}
+        if outputs.parts:
+            make_folders(todo, outputs)
+        predictor = _load(options, checked, quiet=rank > 0)
+        with progress_bar(len(todo), skipped, show=rank == 0) as bar:
+            status = _segment_all(predictor, todo, outputs, bar, as_json=options.json)
+    if processes > 1:
+        wait_for_others(processes)
+    return status
+
+
+def _load(options: argparse.Namespace, checked: dict[str, Any], *, quiet: bool) -> Predictor:
+    """Return the predictor of the options, and print which model it is unless `quiet`."""
     from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.zoo import create_model
 
-    outputs = _outputs(options)
-    rank, processes = _process()
-    planned = _shard(_plan(options, processes), options.shard, (rank, processes))
-    todo = pending(planned, outputs, resume=options.resume, overwrite=options.overwrite)
-    checked = prediction(options)
-    if outputs.parts:
-        make_folders(todo, outputs)
     name = BUILT_IN if options.model is None else options.model
-    if options.model is None and rank == 0:
+    if options.model is None and not quiet:
         print_note(BUILT_IN_NOTE)
     model = create_model(name, options.weights is None, weights=options.weights)
-    if rank == 0:
+    if not quiet:
         print_trust(name, model.load_report.trust)
-    predictor = Predictor(model, **checked, confidence="confidence" in outputs.parts)
-    status = _segment_all(
-        predictor,
-        todo,
-        outputs,
-        as_json=options.json,
-        skipped=len(planned) - len(todo),
-        show_bar=rank == 0,
-    )
-    if processes > 1:
-        _wait_for_others()
-    return status
+    return Predictor(model, **checked)
 
 
 def _outputs(options: argparse.Namespace) -> Outputs:
@@ -151,13 +140,6 @@ def _outputs(options: argparse.Namespace) -> Outputs:
             raise InputError("--none writes no files; drop it, or the other options about files")
         return Outputs(options.out, ())
     return Outputs(options.out, parts or ("labels", "overlay"), options.raw)
-
-
-def _process() -> tuple[int, int]:
-    """Return this process's number and the number of processes under `torchrun`."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def _plan(options: argparse.Namespace, processes: int) -> dict[str, str]:
@@ -187,104 +169,32 @@ def _shard(planned: dict[str, str], *shards: tuple[int, int]) -> dict[str, str]:
     return planned
 
 
-def _wait_for_others() -> None:
-    """Wait for the other processes: `torchrun` ends all once one exits with an error."""
-    import datetime
-
-    from isanet_zoo.learning.distributed import gather, process_group
-
-    with process_group("cpu", timeout=datetime.timedelta(days=30)):
-        gather(None)
-
-
 def _segment_all(
-    predictor: Predictor,
-    todo: dict[str, str],
-    outputs: Outputs,
-    *,
-    as_json: bool,
-    skipped: int,
-    show_bar: bool,
+    predictor: Predictor, todo: dict[str, str], outputs: Outputs, bar: Any, *, as_json: bool
 ) -> int:
     """Segment images and print a line for each; list the errors at the end, also of a failure."""
     from isanet_zoo.inference.folders import segment_files
 
     errors: list[str] = []
-    done, total = 0, len(todo)
+    done = 0
     began = time.perf_counter()
     try:
-        with _progress(total, skipped, show_bar) as bar:
-            for result in segment_files(predictor, todo, outputs):
-                ended = time.perf_counter()
-                bar.update()
-                if result.error:
-                    errors += [str(result.error)] if len(errors) < MOST_ERRORS else []
-                done += result.error is None
-                if line := _line(result, ended - began, as_json):
-                    bar.write(line, file=sys.stdout)
-                    sys.stdout.flush()
-                began = ended
+        for result in segment_files(predictor, todo, outputs):
+            ended = time.perf_counter()
+            bar.update()
+            if result.error is None:
+                done += 1
+            elif len(errors) < MOST_ERRORS:
+                errors.append(str(result.error))
+            if line := line_of(result, ended - began, as_json):
+                bar.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            began = ended
     finally:
-        if missing := total - done:
-            complain(f"{missing} of {total} images could not be segmented:")
+        bar.close()
+        if missing := len(todo) - done:
+            complain(f"{missing} of {len(todo)} images could not be segmented:")
             print("".join(f"  {line}\n" for line in errors), end="", file=sys.stderr)
             if len(errors) == MOST_ERRORS < missing:
-                print(f"  and {missing - len(errors)} more", file=sys.stderr)
-    if skipped:
-        print_note(f"{skipped} images were skipped, whose results exist")
-    return 1 if total > done else 0
-
-
-def _progress(total: int, skipped: int, show: bool) -> Any:
-    """Return a progress bar on stderr, with images per second and the time left."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    interval = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_BARS
-    return tqdm(  # type: ignore[no-untyped-call]
-        total=total + skipped,
-        initial=skipped,
-        unit=" images",
-        mininterval=interval,
-        maxinterval=max(interval, 10.0),
-        disable=total <= 1 or not show,
-    )
-
-
-def _line(result: Result, seconds: float, as_json: bool) -> str:
-    """Return what is printed on stdout for an image: JSON, classes for people, or its files."""
-    if as_json:
-        return json.dumps(_record(result, seconds))
-    if result.segmentation is None:
-        return ""
-    if sys.stdout.isatty() or not result.files:
-        return _describe(result.source, result.segmentation, seconds)
-    return "\n".join(printable(file, 5000) for file in result.files)
-
-
-def _describe(source: str, segmentation: Segmentation, seconds: float) -> str:
-    """Return a line about an image: name, size, largest classes, time."""
-    height, width = segmentation.labels.shape
-    classes = ", ".join(
-        f"{segmentation.label_set.short_name(index)} {100 * fraction:.1f} %"
-        for index, _, fraction in segmentation.present()[:SHOWN_CLASSES]
-    )
-    return f"{printable(source, 5000)}  {width}x{height}  {classes}  {seconds:.2f} s"
-
-
-def _record(result: Result, seconds: float) -> dict[str, Any]:
-    """Return a result as JSON."""
-    if result.segmentation is None:
-        return {"image": result.source, "error": str(result.error)}
-    height, width = result.segmentation.labels.shape
-    classes = [
-        {"id": index, "name": name, "fraction": fraction}
-        for index, name, fraction in result.segmentation.present()
-    ]
-    return {
-        "image": result.source,
-        "width": width,
-        "height": height,
-        "classes": classes,
-        "files": [*map(str, result.files)],
-        "seconds": round(seconds, 4),
-    }
+                print(f"  and {missing - MOST_ERRORS} more", file=sys.stderr)
+    return 1 if missing else 0

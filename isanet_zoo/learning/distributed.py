@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -27,15 +26,8 @@ def world_size() -> int:
 
 
 @contextlib.contextmanager
-def process_group(
-    device: str | torch.device, *, timeout: datetime.timedelta | None = None
-) -> Iterator[None]:
-    """Join the group of `torchrun`, if it started this process; leave it on exit.
-
-    Args:
-        device: where the processes compute.
-        timeout: how long to wait for the other processes; torch's default if None.
-    """
+def process_group(device: str | torch.device) -> Iterator[None]:
+    """Join the group of `torchrun`, if it started this process; leave it on exit."""
     device = torch.device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
         yield
@@ -43,8 +35,7 @@ def process_group(
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":  # NCCL exchanges objects on the current device
             stack.enter_context(torch.cuda.device(device))
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=timeout)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         stack.callback(distributed.destroy_process_group)
         yield
 

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.distributed import TCPStore
 
 import isanet_zoo
 from isanet_zoo.commands.main import main
@@ -75,7 +75,9 @@ class TestShards:
     ) -> None:
         waited = []
         monkeypatch.setattr(
-            isanet_zoo.commands.predict, "_wait_for_others", lambda: waited.append(True)
+            isanet_zoo.commands.predict,
+            "wait_for_others",
+            lambda processes: waited.append(processes),
         )
         for variable, value in (
             ("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")
@@ -85,7 +87,7 @@ class TestShards:
         captured = capsys.readouterr()
         shown = [line.split()[0] for line in captured.out.splitlines()]
         assert shown == [str(nested / "x" / "b.jpg")]  # the fourth of seven
-        assert waited == [True]
+        assert waited == [2]
         assert "isanet-zoo: " not in captured.err
         assert predict("-", "--none") == 1
         assert "share one standard input" in capsys.readouterr().err
@@ -120,16 +122,17 @@ def test_killed_run_is_resumed_by_two_processes_to_the_files_of_one_run(
     killed.kill()
     killed.wait()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.overlay.png")}
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in (
         ("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1"),
-        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port)),
+        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(store.port)),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
     other = _start([*run, str(out), "--resume"])
     monkeypatch.setenv("RANK", "0")
-    assert main([*run, str(out), "--resume"]) + other.wait() == 1  # that of the bad image
+    status = main([*run, str(out), "--resume"])
+    assert store.add("isanet-zoo predict 0", 0) == 2  # it has waited for the other one
+    assert status + other.wait() == 1  # that of the bad image
     assert {path: path.stat().st_mtime_ns for path in done} == done
     visible = {n: data for n, data in files_of(out).items() if ".isanet_zoo-" not in n}
     assert visible == files_of(tmp_path / "one")
@@ -138,7 +141,7 @@ def test_killed_run_is_resumed_by_two_processes_to_the_files_of_one_run(
     assert main([*run, str(out), "--resume", "--json"]) == 1  # tries the error again
     captured = capsys.readouterr()
     assert "bad.jpg is not an image file" in json.loads(captured.out)["error"]
-    assert "31 images were skipped, whose results exist" in captured.err
+    assert "31 images are skipped, whose results exist" in captured.err
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -216,7 +219,7 @@ class TestOutputs:
         assert {Path(line["image"]).name for line in lines} == {"a.jpg", "b.jpg", "bad.jpg"}
         good = [line for line in lines if "error" not in line]
         assert [line.keys() for line in good] == [
-            {"image", "width", "height", "classes", "files", "seconds"}
+            {"image", "width", "height", "label_set", "classes", "files", "seconds"}
         ] * 2
         assert (good[0]["width"], good[0]["height"]) == (64, 48)
         with Image.open(good[0]["files"][0]) as labels:
