@@ -76,9 +76,9 @@ def main() -> None:
             torch.manual_seed(0)
             save_model(ISANet("test_resnet", num_classes=5), model)
         predict = [*PREDICT, "-m", model, str(photos)]
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        null = subprocess.DEVNULL
         command = [sys.executable, "-m", *predict, "-o", str(one)]
-        subprocess.run(command, check=True, **silent)
+        subprocess.run(command, check=True, stdout=null, stderr=null)
         torchrun = [sys.executable, "-m", "torch.distributed.run"]
         torchrun += [f"--nproc-per-node={options.processes}", "-m", *predict]
         kills, done, rewritten = 0, False, 0
@@ -86,7 +86,7 @@ def main() -> None:
             before = stamps(many)
             complete = images_of(before)
             command = [*torchrun, "-o", str(many), "--resume"]
-            job = subprocess.Popen(command, **silent)
+            job = subprocess.Popen(command, stdout=null, stderr=null)
             while job.poll() is None and stamps(many) == before:  # until it has started
                 time.sleep(0.01)
             try:

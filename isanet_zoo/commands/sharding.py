@@ -33,7 +33,7 @@ def wait_for_others(processes: int) -> None:
     """Wait for the other processes: `torchrun` ends all once one exits with an error."""
     import datetime
 
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     key = f"isanet-zoo predict {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     timeout = datetime.timedelta(seconds=30)
