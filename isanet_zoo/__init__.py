@@ -75,6 +75,12 @@ if TYPE_CHECKING:
     )
     from isanet_zoo.manifest.labels import LabelSet as LabelSet
     from isanet_zoo.manifest.lookup import get_weights as get_weights, list_models as list_models
+    from isanet_zoo.manifest.own_classes import (
+        ClassGroups as ClassGroups,
+        OwnClass as OwnClass,
+        OwnClasses as OwnClasses,
+        merge_classes as merge_classes,
+    )
     from isanet_zoo.manifest.recipe import Recipe as Recipe
     from isanet_zoo.manifest.weights import Weights as Weights
     from isanet_zoo.network.isanet import ISANet as ISANet, ISANetOutput as ISANetOutput
@@ -128,6 +134,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "manifest.config": ("HeadConfig", "NetworkConfig", "Preprocess"),
     "manifest.labels": ("LabelSet",),
     "manifest.lookup": ("get_weights", "list_models"),
+    "manifest.own_classes": ("ClassGroups", "OwnClass", "OwnClasses", "merge_classes"),
     "manifest.recipe": ("Recipe",),
     "manifest.weights": ("Weights",),
     "network.isanet": ("ISANet", "ISANetOutput"),

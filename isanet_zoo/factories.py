@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.zoo import create_model
 
@@ -23,6 +24,7 @@ class ModelOptions(TypedDict, total=False):
 
     weights: str | os.PathLike[str] | None
     num_classes: int | None
+    classes: Sequence[str] | LabelSet | None
     in_chans: int
     aux_loss: bool
     pretrained_backbone: bool | str | os.PathLike[str]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError, UnknownModelError, printable
 from isanet_zoo.hub.transfer import PREFIX
+from isanet_zoo.manifest.labels import LabelSet
 from isanet_zoo.manifest.lookup import get_weights, load_manifest
+from isanet_zoo.manifest.own_classes import name_classes
 from isanet_zoo.manifest.weights import Weights
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.acquire import load_published
@@ -29,6 +32,7 @@ def create_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
+    classes: Sequence[str] | LabelSet | None = None,
     in_chans: int = 3,
     aux_loss: bool = False,
     pretrained_backbone: bool | str | os.PathLike[str] = False,
@@ -50,11 +54,12 @@ def create_model(
             wrote include their classes and preprocessing; for others, pass the closest published
             weights as `name`.
         num_classes: K; that of the weights if None. Another number initialises the classifiers.
+        classes: instead, the names of the K classes. Those that the weights have, too, keep their
+            rows of the classifiers; `load_report` lists these and the new ones.
         in_chans: channels of the images; others than 3 adapt the first convolution by timm's rule.
         aux_loss: build the auxiliary head, for training.
-        pretrained_backbone: load weights into the encoder only: timm's ImageNet weights, or a file
-            of this encoder under timm's names or those of mmsegmentation and sssegmentation
-            (``stem.0``). Such a file is the `initialisation` of a model's recipe.
+        pretrained_backbone: load weights into the encoder only: timm's from ImageNet, or a file of
+            them, also under the names of mmsegmentation and sssegmentation, as in recipes.
         progress: show a progress bar on stderr while files are downloaded.
 
     Returns:
@@ -78,8 +83,10 @@ def create_model(
     _refuse_url(name, weights, pretrained_backbone)
     record = None if from_hub or _is_path(name) else get_weights(name)
     _check(name, record, pretrained, weights, pretrained_backbone)
+    if classes is not None and num_classes is not None:
+        raise InputError(f"num_classes={num_classes} and classes both set K; pass one")
     if record is not None and not pretrained and weights is None:
-        return _build(record, num_classes, in_chans, aux_loss, pretrained_backbone)
+        return _build(record, num_classes, classes, in_chans, aux_loss, pretrained_backbone)
     if record is None:
         loaded = _load_hub(name, None, progress) if from_hub else _load_path(Path(name), progress)
     elif weights is not None and str(weights).startswith(PREFIX):
@@ -87,7 +94,12 @@ def create_model(
     else:
         loaded = _load_file(record, weights, progress)
     model = load_network(
-        ISANet, loaded, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
+        ISANet,
+        loaded,
+        num_classes=num_classes,
+        classes=classes,
+        in_chans=in_chans,
+        aux_loss=aux_loss,
     )
     logger.info("%s: %s", printable(name, 500), model.load_report)
     return model
@@ -151,13 +163,15 @@ def _check(
 def _build(
     record: Weights,
     num_classes: int | None,
+    classes: Sequence[str] | LabelSet | None,
     in_chans: int,
     aux_loss: bool,
     pretrained_backbone: bool | str | os.PathLike[str],
 ) -> ISANet:
     """Build a network with newly initialised parameters, apart from the encoder's if requested."""
-    classes = record.num_classes if num_classes is None else num_classes
-    network = replace(record.network, num_classes=classes, in_chans=in_chans)
+    label_set = record.label_set if classes is None else name_classes(classes, record.label_set)
+    count = len(label_set) if num_classes is None else num_classes
+    network = replace(record.network, num_classes=count, in_chans=in_chans)
     model = ISANet(
         network.backbone,
         network.num_classes,
@@ -165,7 +179,7 @@ def _build(
         aux_loss=aux_loss,
         pretrained_backbone=pretrained_backbone is True,
         head=network.head,
-        label_set=record.label_set if classes == record.num_classes else None,
+        label_set=label_set if len(label_set) == count else None,
         preprocess=record.preprocess,
     )
     if not isinstance(pretrained_backbone, bool):

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "engines": {"cache", "imaging", "manifest", "network", "weights"},
     "hub": {"cache", "manifest", "weights"},
     "zoo": {"hub", "manifest", "network", "weights"},
-    "factories": {"network", "zoo"},
+    "factories": {"manifest", "network", "zoo"},
     "inference": {"engines", "imaging", "manifest", "network", "weights", "zoo"},
     "learning": {"cache", "engines", "imaging", "inference", "manifest", "network", "weights"},
     "export": {"imaging", "manifest", "network", "weights"},

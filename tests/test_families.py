@@ -334,6 +334,11 @@ def test_create_model_with_options_works_for_every_family(family: str, files: Fi
     model = create_model(name, weights=path, num_classes=3, aux_loss=True, in_chans=4)
     assert len(model.load_report.fresh) == 4
     assert len(model.load_report.adapted) == 1
+    own = create_model(name, weights=path, classes=["pothole", "road"], aux_loss=True)
+    plain = create_model(name, weights=path, aux_loss=True).state_dict()
+    assert (own.load_report.kept_classes, own.load_report.new_classes) == (("road",), ("pothole",))
+    for key in ("head.classifier.weight", "aux_head.classifier.bias"):
+        assert torch.equal(own.state_dict()[key][1], plain[key][0])
     output = model.freeze_norm().freeze_backbone().train()(torch.zeros(2, 4, 64, 64))
     assert output.aux.shape == (2, 3, 64, 64)
     output.out.sum().backward()

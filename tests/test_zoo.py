@@ -142,7 +142,7 @@ def test_factory_builds_the_model_of_its_name(monkeypatch: pytest.MonkeyPatch) -
         factories, "create_model", lambda *args, **options: seen.append((args, options))
     )
     options = {
-        "weights": "w", "num_classes": 3, "in_chans": 4,
+        "weights": "w", "num_classes": 3, "classes": ["a", "b", "c"], "in_chans": 4,
         "aux_loss": True, "pretrained_backbone": True, "progress": False,
     }  # fmt: skip
     for name in SIX:
@@ -204,6 +204,54 @@ def test_other_class_count_initialises_only_the_classifiers(
     assert not any(tensor.is_meta for tensor in state.values())
     assert state["head.classifier.weight"].shape == (7, 16, 1, 1)
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 7, 32, 32)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("aux_loss", [True, False])
+def test_classes_that_the_weights_have_keep_their_rows(aux_loss: bool) -> None:
+    before = create_model("isanet_tiny", pretrained=True, aux_loss=aux_loss)
+    names = ["person", "pothole", "Road", "car"]
+    model = create_model("isanet_tiny", pretrained=True, classes=names, aux_loss=aux_loss)
+    rows = {0: 4, 2: 1, 3: 3}
+    heads = ("head", "aux_head")[: 1 + aux_loss]
+    classifiers = {f"{head}.classifier.{part}" for head in heads for part in ("weight", "bias")}
+    old, new = before.state_dict(), model.state_dict()
+    for key in new:
+        if key in classifiers:
+            assert len(new[key]) == 4
+            for row, source in rows.items():
+                assert torch.equal(new[key][row], old[key][source]), key
+        else:
+            assert torch.equal(new[key], old[key]), key
+    report = model.load_report
+    assert (report.kept_classes, report.new_classes) == (("person", "Road", "car"), ("pothole",))
+    assert (report.fresh, set(report.adapted)) == ((), classifiers)
+    assert "kept classes: person, Road, car; new classes: pothole" in str(report)
+    assert model.classes == tuple(names)
+    assert model.palette[0] == before.palette[4]
+    images = torch.randn(1, 3, 64, 64)
+    logits, expected = model(images), before(images)
+    torch.testing.assert_close(logits[:, [*rows]], expected[:, [*rows.values()]])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_classes_in_another_order_are_sorted_and_all_new_ones_initialised() -> None:
+    before = create_model("isanet_tiny", pretrained=True)
+    names = before.classes[::-1]
+    model = create_model("isanet_tiny", pretrained=True, classes=names)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(images).flip(1), before(images))
+    assert model.load_report.new_classes == ()
+    same = create_model("isanet_tiny", pretrained=True, classes=before.label_set)
+    assert same.load_report.adapted == same.load_report.fresh == ()
+    assert same.label_set is before.label_set
+    other = create_model("isanet_tiny", pretrained=True, classes=["cat", "dog"])
+    assert other.load_report.fresh == ("head.classifier.weight", "head.classifier.bias")
+    assert (other.load_report.kept_classes, other.load_report.adapted) == ((), ())
+    assert create_model("isanet_tiny", classes=["cat", "dog"]).classes == ("cat", "dog")
+    for wrong in ({"classes": ["a"], "num_classes": 1}, {"classes": ["a", "a"]}, {"classes": "a"}):
+        with pytest.raises(InputError):
+            create_model("isanet_tiny", pretrained=True, **wrong)
 
 
 @pytest.mark.usefixtures("tiny")

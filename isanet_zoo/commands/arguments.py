@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.errors import InputError
+from isanet_zoo.manifest.own_classes import read_own_classes
 from isanet_zoo.records import whole_number
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
         help="overlap of neighbouring tiles (default: 0.25)",
     )
     parser.add_argument("--no-resize", action="store_true", help="keep the size of the images")
+    add_classes(parser)
 
 
 def add_no_check(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +123,33 @@ def add_no_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check", action="store_true", help="do not read all masks before the start"
     )
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add the options of own classes, which `own_classes` reads."""
+    parser.add_argument(
+        "--classes",
+        type=to_path,
+        metavar="FILE",
+        help='own classes made of the model\'s: a JSON file such as {"vehicle": ["car", "bus"]}',
+    )
+    parser.add_argument(
+        "--rest", metavar="NAME", help="with --classes, the own class of all other classes"
+    )
+
+
+def own_classes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_classes` as arguments `classes` and `rest`.
+
+    Raises:
+        InputError: the file cannot be used, or `--rest` is given without it.
+    """
+    if options.classes is None and options.rest is not None:
+        raise InputError("--rest needs --classes FILE")
+    return {
+        "classes": None if options.classes is None else read_own_classes(options.classes),
+        "rest": options.rest,
+    }
 
 
 def add_device(parser: argparse.ArgumentParser, examples: str) -> None:
@@ -194,11 +223,12 @@ def prediction(options: argparse.Namespace) -> dict[str, Any]:
         overlap=options.overlap,
         resize=not options.no_resize,
     )
-    return dataclasses.asdict(views) | {
+    chosen = {
         "device": device(options),
         "dtype": "auto" if options.dtype == "auto" else getattr(torch, options.dtype),
         "batch_size": whole_number("--batch-size", options.batch_size, at_most=MAX_BATCH),
     }
+    return dataclasses.asdict(views) | chosen | own_classes(options)
 
 
 def predictor(model: ISANet, options: argparse.Namespace) -> Predictor:

@@ -7,7 +7,15 @@ import functools
 import tempfile
 from pathlib import Path
 
-from isanet_zoo.commands.arguments import add_dry_run, add_model, add_weights, size, to_path
+from isanet_zoo.commands.arguments import (
+    add_classes,
+    add_dry_run,
+    add_model,
+    add_weights,
+    own_classes,
+    size,
+    to_path,
+)
 from isanet_zoo.commands.output import print_dry, print_trust
 from isanet_zoo.errors import InputError
 
@@ -62,6 +70,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--static", type=size, metavar="HxW", help="support one image of this size only"
     )
+    add_classes(parser)
     small = parser.add_mutually_exclusive_group()
     small.add_argument("--half", action="store_true", help="compute in float16")
     small.add_argument("--int8", action="store_true", help="quantise for CPUs; needs --calibrate")
@@ -89,6 +98,7 @@ def export_run(options: argparse.Namespace) -> int:
     if options.int8 != (options.calibrate is not None):
         raise InputError("--int8 needs --calibrate DIR, and --calibrate needs --int8")
     check_onnx_target(options.out, force=options.force)
+    merged = own_classes(options)
     require("onnx", "onnxscript", "onnxruntime")
     model = create_model(options.name, options.weights is None, weights=options.weights)
     print_trust(options.name, model.load_report.trust)
@@ -100,6 +110,7 @@ def export_run(options: argparse.Namespace) -> int:
         dtype=torch.float16 if options.half else torch.float32,
         output="labels" if options.labels else "logits",
         preprocess=options.preprocess,
+        **merged,
         calibrate=options.calibrate,
         check=not options.no_check,
         force=options.force,

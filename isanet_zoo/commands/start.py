@@ -65,19 +65,17 @@ def build_on_encoder(options: argparse.Namespace, labels: LabelSet, *, aux_loss:
 
 
 def build_model(options: argparse.Namespace, labels: LabelSet, *, aux_loss: bool) -> ISANet:
-    """Return the model that a run starts from, with the classes of the data set."""
+    """Return the model that a run starts from; it keeps rows of the data set's classes."""
     import torch
 
     from isanet_zoo.zoo import create_model
 
     torch.manual_seed(options.seed)  # of newly initialised parameters
-    model = create_model(
+    return create_model(
         options.name,
         not (options.weights or options.imagenet or options.encoder or options.scratch),
         weights=options.weights,
-        num_classes=len(labels),
+        classes=labels,
         aux_loss=aux_loss,
         pretrained_backbone=options.encoder or options.imagenet,
     )
-    model.label_set = labels
-    return model

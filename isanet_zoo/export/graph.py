@@ -6,6 +6,7 @@ Letters in shapes: B batch, C channels, K classes, D key channels, H W image, h 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,8 +28,15 @@ AXES = {0: "batch", 2: "height", 3: "width"}  # of the input of a dynamic file
 class Graph(nn.Module):
     """The computation of the file, from its input to its output."""
 
-    def __init__(self, network: ISANet, output: Output, preprocess: bool) -> None:
+    def __init__(
+        self,
+        network: ISANet,
+        output: Output,
+        preprocess: bool,
+        groups: Sequence[Sequence[int]] | None = None,  # of classes that are merged
+    ) -> None:
         super().__init__()
+        self.groups = groups
         self.network = network
         self.output = output
         self.preprocess = preprocess
@@ -40,12 +48,18 @@ class Graph(nn.Module):
         return logits if self.output == "logits" else logits.argmax(1).to(torch.uint8)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, K, H, W) float32."""
+        """Map (B, C, H, W) to (B, K, H, W) float32, K the number of groups if there are some.
+
+        The softmax of merged logits is the sum of the probabilities of their classes.
+        """
         size = (images.shape[-2], images.shape[-1])
         if self.preprocess:
             images = prepare(images, self.network.preprocess, resize=False)
         logits = self.network.forward_logits(images.to(self.dtype))  # (B, K, h, w)
-        return self.network.resize(logits.float(), size)
+        logits = self.network.resize(logits.float(), size)
+        if self.groups is None:
+            return logits
+        return torch.stack([logits[:, list(group)].logsumexp(1) for group in self.groups], 1)
 
 
 class _Attention(nn.Module):

@@ -11,6 +11,7 @@ import copy
 import importlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from isanet_zoo.export.int8 import calibration_inputs, quantise
 from isanet_zoo.export.options import PRODUCER, check_onnx_target, check_options, input_shapes
 from isanet_zoo.files import atomic_write, to_path
 from isanet_zoo.imaging.reading import ImageLike
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.own_classes import OwnClasses, merge_classes
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.version import __version__
 from isanet_zoo.weights.description import Description
@@ -39,6 +42,8 @@ def export_onnx(
     dtype: torch.dtype = torch.float32,
     output: Output = "logits",
     preprocess: bool = False,
+    classes: OwnClasses | None = None,
+    rest: str | None = None,
     calibrate: ImageLike | Iterable[ImageLike] | None = None,
     check: bool = True,
     force: bool = False,
@@ -62,6 +67,9 @@ def export_onnx(
             devices with such kernels, such as GPUs). Logits are float32 either way.
         output: logits or labels.
         preprocess: include normalisation and channel order in the file.
+        classes: own classes made of the network's, as for `predict`. The softmax of their logits is
+            the sum of the probabilities of the classes that they consist of.
+        rest: name of an own class of all other classes; if None, these remain as they are.
         calibrate: images like those that the file will be used for, a folder or an iterable. The
             file is quantised to int8 for CPUs, with the ranges of activations of up to 32 of these
             images. Do not measure the file on them.
@@ -76,18 +84,23 @@ def export_onnx(
 
     Raises:
         InputError: options contradict each other, or the file cannot be written.
+        UnknownModelError: the network has no class of a name in `classes`.
         ExportError: the file does not compute what the network computes.
         EnvironmentProblem: onnx, onnxscript or onnxruntime is missing, or torch is too old.
     """
     target = to_path(path, "path")
     check_onnx_target(target, force=force)
     check_options(model, dtype, output, preprocess, calibrate)
+    merged = merge_classes(model.label_set, classes, rest)
     shapes = input_shapes(model, dynamic, size)
     require("onnx", "onnxscript", "onnxruntime")
     description = describe(model, check_parts=False)
+    groups = None
+    if classes is not None:
+        description, groups = _merge(description, merged.label_set), merged.groups
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     network.aux_head = None
-    graph = Graph(network, output, preprocess).eval()
+    graph = Graph(network, output, preprocess, groups).eval()
     inputs = []
     if calibrate is not None:
         inputs = calibration_inputs(calibrate, model.preprocess, size, prepared=not preprocess)
@@ -104,6 +117,12 @@ def export_onnx(
     except OSError as error:
         raise InputError(f"{printable(target)} cannot be written: {error}") from error
     return target
+
+
+def _merge(description: Description, label_set: LabelSet) -> Description:
+    """Return the description of a file with own classes, which was not evaluated."""
+    network = replace(description.network, num_classes=len(label_set))
+    return replace(description, network=network, label_set=label_set, metrics=())
 
 
 def _write(proto: Any, description: Description, path: Path) -> None:

@@ -119,16 +119,45 @@ class Flipped:
         return self.scores.of_class(k).flip(-1)
 
 
+class Merged:
+    """Mean scores of groups of classes, whose softmax is the sum of the classes' probabilities.
+
+    The score of a group is log(sum(exp(score of a class))), that of a single class is unchanged.
+    """
+
+    def __init__(self, views: Sequence[ScoreMaps], groups: Sequence[Sequence[int]]) -> None:
+        self.views, self.groups = views, groups
+        self.num_classes = len(groups)
+
+    def of_class(self, k: int) -> Tensor:
+        """Return the scores of one group, (B, H, W) float32, valid until the next call."""
+        first, *others = self.groups[k]
+        total = _mean_of_class(self.views, first)
+        if others:
+            total = total.clone()
+        for other in others:
+            torch.logaddexp(total, _mean_of_class(self.views, other), out=total)
+        return total
+
+
 def decide(
-    views: Sequence[ScoreMaps], *, confidence: bool = False, probabilities: bool = False
+    views: Sequence[ScoreMaps],
+    groups: Sequence[Sequence[int]] | None = None,
+    *,
+    confidence: bool = False,
+    probabilities: bool = False,
 ) -> Decision:
     """Return the class with the highest mean score of each pixel; of equal ones the first.
 
     Args:
         views: the scores of each view of the images, of at most 256 classes.
+        groups: decide between these groups of classes, by the sums of their probabilities; None for
+            the classes themselves, like groups that are all classes in order.
         confidence: also return the softmax probability of the label.
         probabilities: also return all softmax probabilities (K floats per pixel).
     """
+    if groups is not None and [*groups] != [(k,) for k in range(views[0].num_classes)]:
+        return decide([Merged(views, groups)], confidence=confidence, probabilities=probabilities)
     scores, *others = views
     if others or not isinstance(scores, ResizedLogits) or not scores.is_resized_once:
         return _decide_by_class(views, range(scores.num_classes), confidence, probabilities)

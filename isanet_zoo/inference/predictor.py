@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from isanet_zoo.engines import cuda
@@ -24,15 +23,17 @@ from isanet_zoo.engines.engine import (
     resolve_device,
 )
 from isanet_zoo.errors import InputError, printable
-from isanet_zoo.imaging.preprocess import input_size, pad, prepare
+from isanet_zoo.imaging.preprocess import input_size, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
-from isanet_zoo.inference.decide import Canvas, Flipped, ResizedLogits, ScoreMaps, decide
+from isanet_zoo.inference.decide import decide
 from isanet_zoo.inference.remote import read_any
+from isanet_zoo.inference.scores import score_views
 from isanet_zoo.inference.threads import delayed, in_order
-from isanet_zoo.inference.tiles import average_tiles, tile_grid
-from isanet_zoo.inference.views import Grid, Tile, Views, check_flag
+from isanet_zoo.inference.tiles import tile_grid
+from isanet_zoo.inference.views import Tile, Views, check_flag
+from isanet_zoo.manifest.own_classes import OwnClasses, merge_classes
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
 from isanet_zoo.weights.http import without_password
@@ -73,12 +74,15 @@ class Predictor:
         overlap: fraction of a tile that the next one repeats, at least 0 and less than 1. Weights
             whose test protocol has tiles define their own.
         resize: resize images to the size of the weights' test protocol.
+        classes: own classes made of the network's, as ``{"vehicle": ["car", "bus"]}``: their
+            probabilities are added before the label is decided; see `merge_classes`.
+        rest: name of an own class of all other classes; if None, these remain as they are.
         confidence: also return each label's probability.
         probabilities: also return all probabilities (K floats per pixel).
 
     Raises:
         InputError: an option is out of range, or the network does not take RGB images.
-        UnknownModelError: no model has this name.
+        UnknownModelError: no model has this name, or it has no class of a name in `classes`.
         DownloadError: its weights are not cached and no source has them.
 
     Example:
@@ -102,6 +106,8 @@ class Predictor:
         tile: Tile | None = None,
         overlap: float = 0.25,
         resize: bool = True,
+        classes: OwnClasses | None = None,
+        rest: str | None = None,
         confidence: bool = False,
         probabilities: bool = False,
     ) -> None:
@@ -119,6 +125,7 @@ class Predictor:
             model, name=engine, device=device, dtype=dtype, compile=compile, calibrate=calibrate
         )
         self.device, self.dtype = self.engine.device, self.engine.dtype
+        self.merged = merge_classes(self.engine.label_set, classes, rest)
 
     def __call__(
         self, images: ImageLike | Iterable[ImageLike], *, progress: Progress | None = None
@@ -196,9 +203,13 @@ class Predictor:
         """Segment images of one size, without waiting for a GPU."""
         images = [image for _, _, image in items]
         prepared = self._prepare(images)  # (B, 3, h, w)
-        views = list(self._scores_of_views(prepared, images[0].size))
-        decision = decide(views, confidence=self.confidence, probabilities=self.probabilities)
-        return Batch.fetch(items, decision, self.engine.label_set)
+        scores = score_views(
+            self.engine, self.views, prepared, images[0].size, batch_size=self.batch_size
+        )
+        decision = decide(
+            scores, self.merged.groups, confidence=self.confidence, probabilities=self.probabilities
+        )
+        return Batch.fetch(items, decision, self.merged.label_set)
 
     def _prepare(self, images: Sequence[LoadedImage]) -> Tensor:
         """Return images of one size as the network's input, (B, 3, h, w)."""
@@ -206,39 +217,6 @@ class Predictor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         pixels = cuda.to_device(pixels, self.device)
         return prepare(pixels, self.engine.preprocess, resize=self.views.resize)
-
-    def _scores_of_views(self, images: Tensor, size: tuple[int, int]) -> Iterator[ScoreMaps]:
-        """Yield the scores of all scales and flips of (B, 3, h, w), at the images' `size`."""
-        for scale in self.views.scales:
-            scaled = images
-            if scale != 1:
-                scaled = F.interpolate(
-                    images, scale_factor=scale, mode="bilinear", align_corners=False
-                )
-            yield self._scores(scaled, size)
-            if self.views.flip:
-                yield Flipped(self._scores(scaled.flip(-1), size))
-
-    def _scores(self, images: Tensor, size: tuple[int, int]) -> ScoreMaps:
-        """Run the network on (B, 3, h, w), as a whole or in tiles."""
-        if grid := self.views.grid(self.engine.preprocess):
-            return self._scores_of_tiles(images, size, grid)
-        padded = pad(images, self.engine.preprocess)
-        logits = self.engine(padded)
-        canvas = None
-        if _size(padded) != _size(images):
-            rows, columns = (torch.arange(n, device=logits.device) for n in _size(images))
-            canvas = Canvas(_size(padded), rows, columns)
-        return ResizedLogits(logits, size, self.engine.resize, canvas)
-
-    def _scores_of_tiles(self, images: Tensor, size: tuple[int, int], grid: Grid) -> ScoreMaps:
-        tiles = tile_grid(_size(images), grid)
-        together = max(self.batch_size // len(images), 1)  # tiles in one run of the network
-        logits: list[Tensor] = []
-        for start in range(0, len(tiles), together):
-            inputs = [images[tile.area] for tile in tiles[start : start + together]]
-            logits += torch.split(self.engine(torch.cat(inputs)), len(images))
-        return average_tiles(tiles, logits, size, self.engine.resize)
 
 
 def predict(
@@ -255,19 +233,20 @@ def predict(
     tile: Tile | None = None,
     overlap: float = 0.25,
     resize: bool = True,
+    classes: OwnClasses | None = None,
+    rest: str | None = None,
     confidence: bool = False,
     probabilities: bool = False,
     progress: Progress | None = None,
 ) -> Segmentation | list[Segmentation]:
     """Segment images with a network, or with the zoo's model of a name.
 
-    The same as ``Predictor(model, ...)(images, progress=progress)``; `Predictor` describes the
-    options, and its call the images: one, which returns a `Segmentation`, or a folder or iterable
-    of them, which returns a list.
+    The same as ``Predictor(model, ...)(images, progress=progress)``, which describe the options and
+    the images: one, which returns a `Segmentation`, or several, which return a list.
 
     Raises:
         InputError: an image or an option cannot be used.
-        UnknownModelError: no model has this name.
+        UnknownModelError: no model has this name, or it has no class of a name in `classes`.
         DownloadError: its weights are not cached and no source has them.
     """
     predictor = Predictor(
@@ -282,15 +261,12 @@ def predict(
         tile=tile,
         overlap=overlap,
         resize=resize,
+        classes=classes,
+        rest=rest,
         confidence=confidence,
         probabilities=probabilities,
     )
     return predictor(images, progress=progress)
-
-
-def _size(images: Tensor) -> tuple[int, int]:
-    """Return the height and width of (..., h, w)."""
-    return images.shape[-2], images.shape[-1]
 
 
 def _check_network(model: object) -> None:

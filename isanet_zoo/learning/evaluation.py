@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from isanet_zoo.errors import InputError
@@ -36,7 +37,8 @@ def evaluate(
     Args:
         model: a network, a name or a file as for `Predictor`, with the resizing and tiles that its
             weights were tested with; or a `Predictor`, with its own engine, scales, flip and tiles.
-        dataset: images and masks; its classes must be the network's.
+        dataset: images and masks; its classes must be the network's. With own classes of a
+            `Predictor`, they may be either; the scores are those of the own classes.
         engine: how the network is computed, see `Predictor`.
         check: read all masks first, see `check_masks`.
         check_progress: called with (pairs checked, pairs in all) meanwhile.
@@ -51,8 +53,7 @@ def evaluate(
     if isinstance(model, Predictor) and engine is not None:
         raise InputError(f"engine is {engine!r}, but the predictor has one; pass it to Predictor")
     predictor = model if isinstance(model, Predictor) else Predictor(model, engine=engine)
-    labels = dataset.label_set
-    _check_classes(predictor.engine.label_set, dataset)
+    labels, table = _own_labels(predictor, dataset)
     if check:
         check_masks([dataset], progress=check_progress)
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
@@ -60,6 +61,7 @@ def evaluate(
     rows: list[tuple[int, Scores]] = []
     results = predictor._stream(_samples(dataset, indices))
     for done, ((index, target), segmentation) in enumerate(results, 1):
+        target = target if table is None else table[target.long()]
         of_image = _metrics(labels)
         of_image.update(segmentation.labels, target)
         metrics.merge(of_image)
@@ -85,6 +87,22 @@ def _samples(
     for index in indices:
         pixels, labels = dataset[index]
         yield (index, labels), LoadedImage(pixels, dataset.path(index))
+
+
+def _own_labels(
+    predictor: Predictor, dataset: SegmentationDataset
+) -> tuple[LabelSet, Tensor | None]:
+    """Return the classes to evaluate, and the own class of each label of the masks.
+
+    The masks may have the own classes of a predictor themselves; then the table is None.
+    """
+    merged = predictor.merged
+    if merged.label_set.names == dataset.label_set.names:
+        return dataset.label_set, None
+    _check_classes(predictor.engine.label_set, dataset)
+    if merged.label_set is predictor.engine.label_set:
+        return dataset.label_set, None
+    return merged.label_set, torch.tensor(merged.table, dtype=torch.uint8)
 
 
 def _check_classes(ours: LabelSet, dataset: SegmentationDataset) -> None:

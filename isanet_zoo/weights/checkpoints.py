@@ -53,8 +53,10 @@ class LoadReport:
         trust: ``"verified"``, ``"pinned"`` or ``"unverified"`` (see SECURITY.md); or ``"local"``
             for a file or folder, and ``"hub"`` for a repository, that the user named.
         fresh: parameters that are not in the file and were initialised.
-        adapted: parameters that were changed to fit other input channels.
+        adapted: parameters that were changed to fit other input channels or classes.
         unused: tensors of the file that the network has no place for (the auxiliary head's).
+        kept_classes, new_classes: with `classes`, those whose rows of the classifiers are the
+            file's, and those whose rows were initialised.
         state_digest: hash of the network's tensors after loading, see `tensors.state_digest`.
     """
 
@@ -64,13 +66,15 @@ class LoadReport:
     fresh: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    kept_classes: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
     state_digest: str = ""
 
     def __str__(self) -> str:
         notes = [f"{printable(self.source, 500)} ({self.trust}, {self.family})"]
-        for word in ("fresh", "adapted", "unused"):
-            if keys := getattr(self, word):
-                notes.append(f"{word}: {', '.join(keys)}")
+        for word in ("fresh", "adapted", "unused", "kept_classes", "new_classes"):
+            if names := getattr(self, word):
+                notes.append(f"{word.replace('_', ' ')}: {', '.join(names)}")
         return "; ".join(notes)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from isanet_zoo.errors import CheckpointError, InputError, printable
+from isanet_zoo.manifest.labels import LabelSet
+from isanet_zoo.manifest.own_classes import match_classes, name_classes
 from isanet_zoo.network import backbones
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.weights.checkpoints import LoadReport
@@ -33,6 +36,7 @@ def load_network(
     loaded: Loaded,
     *,
     num_classes: int | None = None,
+    classes: Sequence[str] | LabelSet | None = None,
     in_chans: int | None = None,
     aux_loss: bool | None = None,
 ) -> Model:
@@ -42,19 +46,25 @@ def load_network(
         cls: its class.
         loaded: tensors and description.
         num_classes: K; another number than the file's initialises the classifiers.
+        classes: the K classes; those that the file has keep their rows of the classifiers.
         in_chans: channels of the images; others than the file's 3 adapt the first convolution.
         aux_loss: build the auxiliary head. None stands for the file's own, as for the two above.
 
     Raises:
         CheckpointError: the file has no auxiliary head, its input channels cannot be adapted, or
             the network is more expensive than every published one.
+        InputError: a name of `classes` occurs twice or is not valid.
     """
     state, description, report = loaded
-    config = description.network
+    config, label_set = description.network, description.label_set
     try:
         check_cost(config, description.preprocess)
     except InputError as error:
         raise CheckpointError(f"{printable(report.source, 500)}: {error}") from error
+    rows: Sequence[int | None] = range(config.num_classes)
+    if classes is not None:
+        own = name_classes(classes, label_set)
+        rows, num_classes, label_set = match_classes(own, label_set), len(own), own
     network = dataclasses.replace(
         config,
         num_classes=config.num_classes if num_classes is None else num_classes,
@@ -66,16 +76,19 @@ def load_network(
             f"{report.source} has no auxiliary head; load it with aux_loss=False, or train it with "
             "--set aux_weight=0"
         )
-    same = network.num_classes == config.num_classes
+    same = network.num_classes == config.num_classes and [*rows] == [*range(config.num_classes)]
     with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
         model = cls.from_config(
             network,
             aux_loss=aux_loss,
-            label_set=description.label_set if same else None,
+            label_set=label_set if len(label_set) == network.num_classes else None,
             preprocess=description.preprocess,
         )
-    initialised = {} if same else _classifiers(model)
     adapted = _adapt_stem(model, state, config.in_chans, report)
+    initialised = {} if same else _classifiers(model)
+    if classes is not None and not same and any(row is not None for row in rows):
+        adapted |= _keep_rows(initialised, state, rows)
+        initialised = {}
     keys = model.state_dict().keys()
     chosen = {key: tensor for key, tensor in state.items() if key in keys} | initialised | adapted
     model.load_state_dict(chosen, assign=True)
@@ -87,6 +100,8 @@ def load_network(
         fresh=tuple(initialised),
         adapted=tuple(adapted),
         unused=tuple(key for key in state if key not in keys),
+        kept_classes=_names(label_set, rows, known=True) if classes is not None else (),
+        new_classes=_names(label_set, rows, known=False) if classes is not None else (),
         state_digest=state_digest(chosen),
     )
     return model.eval()
@@ -105,6 +120,23 @@ def _adapt_stem(
         )
     key = f"backbone.{backbones.first_convolution(model.backbone)}"
     return {key: backbones.adapt_first_convolution(state[key], model.config.in_chans)}
+
+
+def _keep_rows(
+    classifiers: dict[str, Tensor], state: State, rows: Sequence[int | None]
+) -> dict[str, Tensor]:
+    """Return the parameters of classifiers with the rows that the file has."""
+    for key, parameter in classifiers.items():
+        for index, row in enumerate(rows):
+            if row is not None:
+                parameter[index] = state[key][row]
+    return classifiers
+
+
+def _names(label_set: LabelSet, rows: Sequence[int | None], *, known: bool) -> tuple[str, ...]:
+    """Return the names of the classes that the file has, or of the others."""
+    pairs = zip(label_set.names, rows, strict=True)
+    return tuple(name for name, row in pairs if (row is not None) == known)
 
 
 def _classifiers(model: ISANet) -> dict[str, Tensor]:

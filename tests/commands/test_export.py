@@ -13,7 +13,7 @@ from isanet_zoo.commands.main import main
 from isanet_zoo.export import onnx_file
 from isanet_zoo.export.options import is_exported
 from tests.conftest import TinyZoo
-from tests.export.networks import run
+from tests.export.networks import read_description, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -70,3 +70,15 @@ def test_export_with_force_replaces_a_foreign_file(
     options = ["--static", "40x48", "--no-check", "--force"]
     assert main(["export", "isanet_tiny", str(target), *options]) == 0
     assert is_exported(target)
+
+
+def test_export_of_own_classes_writes_their_labels(
+    tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    (tmp_path / "own.json").write_text('{"thing": ["car", "person"]}')
+    target = tmp_path / "tiny.onnx"
+    options = ["--labels", "--static", "40x48", "--classes", str(tmp_path / "own.json")]
+    assert main(["export", "isanet_tiny", str(target), *options, "--rest", "other"]) == 0
+    assert set(run(target, torch.randn(1, 3, 40, 48)).ravel()) <= {0, 1}
+    assert read_description(target).label_set.names == ("thing", "other")

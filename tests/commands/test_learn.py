@@ -153,7 +153,7 @@ def test_fine_tuned_model_is_evaluated_and_predicts(
     assert scores["absent"] == []
     photo = fruit / "images" / "val" / "0.png"
     found = json.loads(run("predict", photo, "-m", name, "-w", best, "-o", tmp_path, "--json").out)
-    names = {entry["name"] for entry in found["results"][0]["classes"]}
+    names = {entry["name"] for entry in found["classes"]}
     assert names
     assert names <= set(FRUIT[:4])
     card = read_description(best)
@@ -399,6 +399,24 @@ def test_table_and_json_state_absent_classes(evaluate: Any, fruit: Path) -> None
     assert scores["absent"] == ["road, street"]
     assert scores["classes_evaluated"] == int(count)
     assert list(scores["iou"].values()).count(None) == 5 - int(count)
+
+
+def test_own_classes_are_evaluated(evaluate: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"way": ["road"], "things": ["car", "person"]}')
+    result = evaluate("--classes", tmp_path / "own.json", "--rest", "other", "--json")
+    assert result.status == 0, result.err
+    assert list(json.loads(result.out)["iou"]) == ["way", "things", "other"]
+
+
+def test_training_keeps_the_rows_of_classes_with_the_same_names(
+    run: Any, tiny_zoo: TinyZoo, fruit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    (fruit / "classes.txt").write_text("apple\nCar\nsky\ngrape\nbackground")
+    common = ("--data", fruit, "--device", "cpu", "-o", tmp_path / "run", "--workers", 0)
+    result = run("train", tiny_zoo.weights.name, *common, "--no-val", "-v", "--set", *SHORT)
+    assert result.status == 0, result.err
+    assert "kept classes: Car, sky; new classes: apple, grape, background" in result.err
 
 
 def test_csv_has_a_row_per_image_in_utf8(evaluate: Any, fruit: Path, tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_built_in_model_is_the_default_and_logs_no_unused_tensors(
 
 
 @pytest.mark.usefixtures("tiny")
+def test_own_classes_are_named_in_a_file(tmp_path: Path, capsys: Captured) -> None:
+    own = {"traffic": {"classes": ["car", "road"], "colour": "#102030"}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    options = ("--classes", tmp_path / "own.json", "--rest", "other", "--json", "--overwrite")
+    assert predict(HOME, *options, out=tmp_path / "out") == 0
+    (found,), _ = records(capsys)
+    assert {entry["name"] for entry in found["classes"]} <= {"traffic", "other"}
+    with Image.open(tmp_path / "out" / "home.labels.png") as index:
+        assert (index.getpalette() or [])[:3] == [0x10, 0x20, 0x30]
+        assert np.asarray(index).max() <= 1
+    assert predict(HOME, "--rest", "other", "--overwrite", out=tmp_path / "out") == 1
+    assert "--rest needs --classes FILE" in capsys.readouterr().err
+    (tmp_path / "own.json").write_text('{"traffic": ["cra"]}')
+    assert predict(HOME, *options, out=tmp_path / "out") == 1
+    assert "Tiny has no class 'cra'; did you mean car?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
 class TestFolderRun:
     def test_bad_files_are_listed_at_the_end(
         self, photos: Path, tmp_path: Path, capsys: Captured

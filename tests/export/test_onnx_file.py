@@ -19,6 +19,7 @@ from isanet_zoo import (
     ISANet,
     LabelSet,
     Preprocess,
+    UnknownModelError,
     create_model,
     export_onnx,
     get_weights,
@@ -249,3 +250,26 @@ def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
     with Image.open(tmp_path / "labels.png") as image:
         assert np.mean(np.asarray(image) != expected.labels) < 1e-4
         assert (image.getpalette() or [])[:15] == [v for colour in model.palette for v in colour]
+
+
+def test_export_of_own_classes_returns_the_logits_of_summed_probabilities(tmp_path: Path) -> None:
+    model = small()
+    path = export_onnx(
+        model,
+        tmp_path / "own.onnx",
+        classes={"pair": ["class 3", "class 1"]},
+        rest="other",
+        dynamic=False,
+        size=(40, 70),
+    )
+    images = torch.randn(1, 3, 40, 70)
+    found = torch.from_numpy(run(path, images))
+    all_classes = model(images).softmax(1)
+    expected = torch.stack([all_classes[:, [1, 3]].sum(1), all_classes[:, [0, 2, 4]].sum(1)], 1)
+    torch.testing.assert_close(found.softmax(1), expected, rtol=0, atol=1e-5)
+    description = read_description(path)
+    assert description.label_set.names == ("pair", "other")
+    assert description.label_set.palette[0] == model.label_set.palette[3]
+    assert description.network.num_classes == 2
+    with pytest.raises(UnknownModelError, match="did you mean class 3"):
+        export_onnx(model, tmp_path / "other.onnx", classes={"pair": ["class3"]})

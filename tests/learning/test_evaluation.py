@@ -222,3 +222,30 @@ def test_pixels_without_a_class_are_not_counted(layout: str, tmp_path: Path) -> 
     scores = evaluate(predictor, open_dataset(layout, tmp_path / "again", "val"))
     assert scores.pixel_accuracy == 1 - wrong / counted
     assert list(scores.iou) == list(labels.names)
+
+
+def test_own_classes_are_evaluated_on_masks_of_either_classes(
+    dataset: SegmentationDataset,
+) -> None:
+    model = tiny.network(dataset.label_set)
+    predictor = Predictor(model, classes={"thing": ["bar", "box"]}, rest="stuff")
+    confusion = np.zeros((2, 2), np.int64)
+    for image, mask in dataset.pairs:
+        found = segment(predictor, image).labels
+        with Image.open(mask) as opened:
+            wanted = np.array(opened)
+        for target, prediction in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            of_target = (wanted == 0) if target else (wanted == 1) | (wanted == 2)
+            confusion[target, prediction] += (of_target & (found == prediction)).sum()
+    scores = evaluate(predictor, dataset)
+    assert_scores(scores, confusion)
+    assert list(scores.iou) == ["thing", "stuff"]
+    identity = Predictor(model, classes={"ground": "ground"})
+    assert evaluate(identity, dataset) == evaluate(model, dataset)
+    renamed = Predictor(model, classes={name.upper(): name for name in tiny.CLASSES})
+    assert evaluate(renamed, dataset).miou == evaluate(model, dataset).miou
+    own = SegmentationDataset(dataset.pairs, replace(dataset.label_set, names=("a", "b", "c")))
+    with pytest.raises(InputError, match="evaluate the model on its own data set"):
+        evaluate(predictor, own)
+    names = Predictor(model, classes={"a": "ground", "b": "box", "c": "bar"})
+    assert evaluate(names, own).miou == evaluate(model, dataset).miou
