@@ -49,6 +49,14 @@ def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None
         raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
+def is_same_file(first: Path, second: Path) -> bool:
+    """Return True if both paths lead to one existing file, through links or another case, too."""
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):
+        return False
+
+
 def expand_user(path: str | os.PathLike[str]) -> Path:
     """Return a path with ``~`` replaced by the home folder.
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from isanet_zoo.errors import InputError, printable
+from isanet_zoo.files import is_same_file
 from isanet_zoo.imaging.coco import annotate, find_runs
 from isanet_zoo.imaging.reading import ImageLike, read_image
-from isanet_zoo.imaging.writing import is_same_file, write_image
+from isanet_zoo.imaging.writing import write_image
 from isanet_zoo.manifest.labels import LabelSet
 
 

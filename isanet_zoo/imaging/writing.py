@@ -45,11 +45,3 @@ def is_marked(path: Path) -> bool:
             return image.format == "PNG" and image.info.get("Software") == MARK
     except InputError:
         return False
-
-
-def is_same_file(first: Path, second: Path) -> bool:
-    """Return True if both paths lead to one existing file, through links or another case, too."""
-    try:
-        return first.samefile(second)
-    except (OSError, ValueError):
-        return False

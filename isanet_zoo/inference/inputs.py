@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from isanet_zoo.errors import InputError, printable
-from isanet_zoo.files import open_regular
+from isanet_zoo.files import is_same_file, open_regular
 from isanet_zoo.imaging.formats import find_files, refuse_video
 from isanet_zoo.imaging.reading import is_single
-from isanet_zoo.imaging.writing import is_same_file
 from isanet_zoo.weights.http import is_remote
 
 MOST_NAMED = 5  # missing files in an error message

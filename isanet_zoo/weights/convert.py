@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isanet_zoo.errors import CheckpointError, InputError, printable
-from isanet_zoo.files import atomic_write, check_target, to_path
+from isanet_zoo.files import atomic_write, check_target, is_same_file, to_path
 from isanet_zoo.manifest.config import NetworkConfig
 from isanet_zoo.manifest.lookup import families, get_weights
 from isanet_zoo.manifest.weights import Weights
@@ -124,7 +123,7 @@ def convert_checkpoint(
     if target.suffix != ".safetensors":
         raise InputError(f"{target} must end in .safetensors, to be recognised when it is loaded")
     check_target(target, is_ours=is_described, force=force)
-    if not force and _is_same(source, target):
+    if not force and is_same_file(source, target):
         raise InputError(
             f"{target} is the checkpoint itself; choose another name, or replace it with --force "
             "(in Python: force=True)"
@@ -140,13 +139,6 @@ def convert_checkpoint(
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
     return target
-
-
-def _is_same(source: Path, target: Path) -> bool:
-    """Return True if both are paths of one file."""
-    with contextlib.suppress(OSError, ValueError):  # one does not exist, or cannot
-        return source.samefile(target)
-    return False
 
 
 def _halve(state: State, name: str) -> State:
