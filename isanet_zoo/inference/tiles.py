@@ -152,10 +152,10 @@ class _Blocks(NamedTuple):
         ends = {end for start, length in spans for end in (start, start + length)}
         cuts = [end // OUTPUT_STRIDE for end in sorted(ends)]
         rows = [(i, cut) for cut in itertools.pairwise(cuts) for i in range(cut[0] - 1, cut[1] + 1)]
-        inside = [first <= i < last for i, (first, last) in rows]
-        pixels = torch.tensor(inside).repeat_interleave(OUTPUT_STRIDE).nonzero().flatten()
+        inside = [n for n, (i, (first, last)) in enumerate(rows) if first <= i < last]
+        pixels = torch.tensor(inside)[:, None] * OUTPUT_STRIDE + torch.arange(OUTPUT_STRIDE)
         logits = torch.tensor([i for i, _ in rows])
-        return cls(cuts, cuda.to_device(logits, device), cuda.to_device(pixels, device))
+        return cls(cuts, cuda.to_device(logits, device), cuda.to_device(pixels.flatten(), device))
 
     def within(self, start: int, length: int) -> tuple[slice, Tensor]:
         """Return the rows of a tile, and which of the tile's logits each of them takes."""

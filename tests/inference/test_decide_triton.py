@@ -13,6 +13,7 @@ import torch
 from isanet_zoo.inference.decide import ResizedLogits, decide
 from isanet_zoo.network.resize import resize
 from tests import reference
+from tests.gpu import needs_gpu
 
 pytest.importorskip("triton", reason="Triton has no build for this system")
 
@@ -65,7 +66,7 @@ def test_labels_and_confidence_equal_those_of_eager_resizing() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("rule", ["half_pixel", "corners"])
 def test_labels_on_a_gpu_equal_those_of_eager_resizing(rule: str) -> None:
     logits = 4 * torch.randn(2, 150, 64, 86, device="cuda")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from isanet_zoo.weights.saving import save_model
 from isanet_zoo.zoo import create_model
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
+from tests.gpu import CUDA, needs_gpu
 
 Pixels = NDArray[np.uint8]
 
@@ -138,7 +140,7 @@ class TestAgainstUpstream:
         assert not differs[~close.reshape(height, width)].any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_labels_on_a_gpu_equal_those_on_the_cpu(model: ISANet) -> None:
     image = make_image(150, 203)
     here = one(predict(model, image, confidence=True))
@@ -150,7 +152,7 @@ def test_labels_on_a_gpu_equal_those_on_the_cpu(model: ISANet) -> None:
     assert next(model.parameters()).device.type == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_cuda_graphs_reproduce_the_eager_result(model: ISANet) -> None:
     """The first image of a size runs eagerly, the second is captured, the third replayed."""
     images = [make_image(*size, seed) for seed in range(4) for size in ((96, 128), (150, 203))]
@@ -560,13 +562,21 @@ class TestSideEffects:
             assert_same(one(predictor(image)), expected)
         assert_same(one(predictor(image)), expected)
 
-    def test_pickled_predictor_returns_the_same_results(self, model: ISANet) -> None:
-        """As it is passed to a process that is started with `spawn`."""
-        predictor, image = Predictor(model, confidence=True), make_image(60, 80)
-        assert_same(
-            one(pickle.loads(pickle.dumps(predictor))(image)),
-            one(predictor(image)),
-        )
+    @pytest.mark.parametrize("device", ["cpu", CUDA])
+    def test_copied_predictor_returns_the_same_results(self, model: ISANet, device: str) -> None:
+        predictor = Predictor(model, device=device, confidence=True)
+        image = make_image(60, 80)
+        expected = one(predictor(image))
+        assert_same(one(predictor(image)), expected)  # on a GPU, it has a graph now
+        for copied in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+            assert_same(one(copied(image)), expected)
+
+    @pytest.mark.parametrize("device", ["cpu", CUDA])
+    def test_predictor_works_in_a_spawned_process(self, model: ISANet, device: str) -> None:
+        predictor, image = Predictor(model, device=device, confidence=True), make_image(60, 80)
+        expected = one(predictor(image))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            assert_same(pool.submit(predictor, image).result(), expected)  # type: ignore[arg-type]
 
     def test_threads_return_the_results_of_one_thread(self, model: ISANet) -> None:
         predictor = Predictor(model, batch_size=2, flip=True, confidence=True)

@@ -28,7 +28,7 @@ from isanet_zoo.network.isanet import ISANet
 from tests.engines.networks import HEAD
 
 CUDA = torch.device("cuda", 0)
-IMAGES = [np.zeros((33, 50, 3), np.uint8)] * 2  # the first one runs eagerly, then as a graph
+IMAGES = [np.zeros((40, 64, 3), np.uint8)] * 2  # the first one runs eagerly, then as a graph
 SAME_TYPES = ("convolution", "addmm", "bmm", "scaled_dot_product")
 
 
@@ -120,6 +120,8 @@ def predict_on_fake_cuda(
             )
             with Watch() as watch:
                 results = predictor(IMAGES)
+        assert not predictor.engine._forward._path._failed  # type: ignore[attr-defined]
+        assert not decide._fused._failed
         assert watch.types <= {predictor.dtype, torch.float32}
         assert predictor.dtype in watch.types
         assert events
