@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from isanet_zoo.manifest.recipe import Recipe
 if TYPE_CHECKING:
     from isanet_zoo.learning.data import SegmentationDataset
     from isanet_zoo.learning.data_report import DataReport
-    from isanet_zoo.learning.scan import Scanned
 
 LISTED = 20  # problems that are printed
 
@@ -70,8 +68,9 @@ def run(options: argparse.Namespace) -> int:
         complain(f"and {len(found.problems) - LISTED} more; --json lists all")
     for suspicion in found.suspicions:
         print_note(f"perhaps a mistake: {suspicion}")
-    if any(own.problem is None for part in scanned for own in part):
-        _draw(options.out, datasets, scanned)
+    usable = [data for data, split in zip(datasets, found.splits, strict=True) if split.usable]
+    for dataset in usable[:1]:
+        _draw(options.out, dataset)
     return 1 if found.problems else 0
 
 
@@ -116,23 +115,12 @@ def _print(found: DataReport) -> None:
         )
 
 
-def _draw(
-    path: Path, datasets: Sequence[SegmentationDataset], scanned: Sequence[Sequence[Scanned]]
-) -> None:
-    """Write the contact sheet of the first split with a usable image."""
-    from isanet_zoo.imaging.writing import write_image
-    from isanet_zoo.learning.contact_sheet import check_sheet
+def _draw(path: Path, dataset: SegmentationDataset) -> None:
+    """Write the contact sheet of a data set, with the augmentation of the default recipe."""
+    from isanet_zoo.learning.contact_sheet import write_check_sheet
     from isanet_zoo.learning.transforms import Augment
     from isanet_zoo.manifest.config import Preprocess
 
-    for dataset, part in zip(datasets, scanned, strict=True):
-        if any(own.problem is None for own in part):
-            ignored = dataset.label_set.ignore_index
-            augment = Augment(
-                Recipe(),
-                Preprocess(),
-                ignore_index=ignored,
-            )
-            write_image(check_sheet(dataset, part, augment), path)
-            print_note(f"{path} shows images of {dataset.name} with their masks")
-            return
+    augment = Augment(Recipe(), Preprocess(), ignore_index=dataset.label_set.ignore_index)
+    write_check_sheet(path, dataset, augment)
+    print_note(f"{path} shows images of {dataset.name} with their masks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from isanet_zoo.imaging.segmentation import Segmentation
+from isanet_zoo.imaging.writing import write_image
+from isanet_zoo.learning import distributed
 from isanet_zoo.learning.batches import Augmented
 from isanet_zoo.learning.data import SegmentationDataset
-from isanet_zoo.learning.scan import Scanned
+from isanet_zoo.learning.scan import Scanned, scan
 from isanet_zoo.learning.transforms import Augment
 from isanet_zoo.manifest.config import Preprocess
 from isanet_zoo.manifest.labels import LabelSet
@@ -29,6 +32,19 @@ class Cell(NamedTuple):
 
     image: Image.Image  # RGB
     caption: str
+
+
+def write_check_sheet(
+    path: Path, dataset: SegmentationDataset, augment: Augment, *, seed: int = 0
+) -> None:
+    """Write the `check_sheet` of a data set to a file; under `torchrun`, on the first process.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    (scanned,) = scan([dataset])
+    if distributed.rank() == 0 and any(own.problem is None for own in scanned):
+        write_image(check_sheet(dataset, scanned, augment, seed=seed), path)
 
 
 def check_sheet(

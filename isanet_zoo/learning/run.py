@@ -17,6 +17,7 @@ from isanet_zoo.engines.engine import Device, resolve_device
 from isanet_zoo.errors import InputError
 from isanet_zoo.learning import distributed
 from isanet_zoo.learning.batches import Augmented, EpochBatches, read_batches
+from isanet_zoo.learning.contact_sheet import write_check_sheet
 from isanet_zoo.learning.data import SegmentationDataset
 from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
@@ -93,7 +94,7 @@ def train(
         device: where to compute; the model's device if None.
         workers: number of processes that read images ahead; 0 reads in this process.
         accumulate: number of chunks per batch (gradient accumulation), to save memory.
-        check: read all masks of both data sets first, see `check_masks`.
+        check: read all masks of both data sets first, see `check_masks`, and draw ``check.png``.
         check_progress: called with (pairs checked, pairs in all) meanwhile.
         progress: called after each step.
 
@@ -133,6 +134,8 @@ def train(
         if resume:
             folder.restore(trainer, steps_per_epoch=batches.per_epoch)
             batches.start = trainer.step
+        elif check:
+            write_check_sheet(folder.sheet, dataset, _augment(trainer, folder), seed=options.seed)
         try:
             _run(trainer, folder, batches, options, progress)
         finally:
@@ -151,10 +154,7 @@ def _run(
     recipe, validation = folder.recipe, folder.validation
     if folder.epochs:  # the files of a resumed run may be older than its state
         _evaluate_and_save(trainer, folder)
-    augment = Augment(
-        recipe, trainer.model.preprocess, ignore_index=folder.dataset.label_set.ignore_index
-    )
-    views = Augmented(folder.dataset, augment, seed=batches.seed)
+    views = Augmented(folder.dataset, _augment(trainer, folder), seed=batches.seed)
     on_cpu, on_cuda = trainer.device.type == "cpu", trainer.device.type == "cuda"
     start, first = time.monotonic(), trainer.step
     seconds_before = folder.epochs[-1].seconds if folder.epochs else 0.0
@@ -183,6 +183,11 @@ def _run(
             progress(
                 RunProgress(trainer.step, batches.steps, float(loss), trainer.lr, remaining, last)
             )
+
+
+def _augment(trainer: Trainer, folder: RunFolder) -> Augment:
+    ignored = folder.dataset.label_set.ignore_index
+    return Augment(folder.recipe, trainer.model.preprocess, ignore_index=ignored)
 
 
 def _evaluate_and_save(trainer: Trainer, folder: RunFolder) -> None:

@@ -5,6 +5,7 @@
     state.pt                              state after the last finished epoch
     last.safetensors, best.safetensors    weights with their description
     log.csv                               a row per epoch
+    check.png                             training images with masks, and after augmentation
 
 Every file is written under another name and then renamed. `state.pt` is written before the epoch
 is evaluated, and it alone decides where a run resumes; the other files follow from it.
@@ -76,6 +77,7 @@ class RunFolder:
     ) -> None:
         self.folder = folder
         self.state, self.log = folder / "state.pt", folder / "log.csv"
+        self.sheet = folder / "check.png"
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.dataset, self.validation, self.recipe = dataset, validation, recipe
         terms = {

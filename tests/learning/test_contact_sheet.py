@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from isanet_zoo import Preprocess
+from isanet_zoo import Preprocess, train
 from isanet_zoo.imaging.preprocess import prepare
 from isanet_zoo.learning import contact_sheet
 from isanet_zoo.learning.contact_sheet import check_sheet, choose, undo_preparation
@@ -75,3 +75,16 @@ def test_large_images_are_shrunk_to_the_cell(tmp_path: Path) -> None:
     )
     assert isinstance(image, Image.Image)
     assert image.size == (150, 225)
+
+
+def test_run_draws_the_sheet_of_its_own_recipe(tmp_path: Path) -> None:
+    dataset = tiny.dataset(tmp_path / "data", sizes=((48, 64),) * 2)
+    recipe = replace(RECIPE, epochs=1, batch_size=2)
+    train(tiny.network(dataset.label_set), dataset, recipe, tmp_path / "run", seed=3)
+    network = tiny.network(dataset.label_set)
+    augment = Augment(recipe, network.preprocess)
+    expected = check_sheet(dataset, scan([dataset])[0], augment, seed=3)
+    with Image.open(tmp_path / "run" / "check.png") as sheet:
+        assert np.array_equal(np.asarray(sheet), np.asarray(expected))
+    train(network, dataset, recipe, tmp_path / "unchecked", check=False)
+    assert not (tmp_path / "unchecked" / "check.png").exists()
