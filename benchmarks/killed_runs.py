@@ -1,6 +1,6 @@
 """Kill a job of several processes at random times until it is done; compare its files.
 
-    python benchmarks/killed_runs.py [--images 200] [--processes 3] [--seed 0] [--model NAME]
+    python benchmarks/killed_runs.py [--images 200] [--processes 3] [--seed 0] [--longest 3]
 
 A job under `torchrun` segments images in nested folders. One or all of its processes are killed by
 SIGKILL at random times, and the job is started again with `--resume`. Its files must equal those of
@@ -65,6 +65,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--longest", type=float, default=3.0, help="most seconds from a first file to a kill"
+    )
     parser.add_argument("--model", help="default: a small network with random weights")
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -90,7 +93,7 @@ def main() -> None:
             while job.poll() is None and stamps(many) == before:  # until it has started
                 time.sleep(0.01)
             try:
-                done = job.wait(rng.uniform(0.0, 3.0)) == 0
+                done = job.wait(rng.uniform(0.0, options.longest)) == 0
             except subprocess.TimeoutExpired:
                 workers = children(job.pid)  # `torchrun` starts them in other sessions
                 everything = [job.pid, *workers]

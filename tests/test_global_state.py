@@ -120,7 +120,8 @@ def export(folder: Path) -> None:
 def commands(folder: Path) -> None:
     assert main(["list", "--json"]) == 0
     assert main(["-v", "info", "isanet_resnet50os8_voc"]) == 0
-    assert main(["predict", str(folder / "missing.png"), "-o", str(folder)]) == 1
+    (folder / "bad.png").touch()
+    assert main(["predict", str(folder / "bad.png"), "-o", str(folder)]) == 1
 
 
 # What importing onnxruntime and tqdm's lock change is not the library's doing.

@@ -9,6 +9,7 @@ import re
 import time
 
 SECONDS_BETWEEN_CHECKS = 1.0  # whether the other processes are done
+SECONDS_TO_CONNECT = 30.0  # to the store of `torchrun`
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -36,7 +37,7 @@ def wait_for_others(processes: int) -> None:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     key = f"isanet-zoo predict {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    timeout = datetime.timedelta(seconds=30)
+    timeout = datetime.timedelta(seconds=SECONDS_TO_CONNECT)
     with contextlib.suppress(RuntimeError):  # that `torchrun` itself has ended
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timeout)
         finished = store.add(key, 1)
