@@ -4,7 +4,8 @@
 
 `isa` and `plain` are the whole block with all projections; `dense` is one self-attention among all
 positions with the same projections, its weights materialised; `flash` the same on torch's flash
-attention. Memory is the peak beyond the input, with the output, in a separate process for each.
+attention. `row` is the attention of one position, as `Predictor.explain` computes it. Memory is the
+peak beyond the input, with the output, in a separate process for each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from isanet_zoo.engines.folding import FoldedInterlacedAttention
+from isanet_zoo.network.affinity import affinity_rows
 from isanet_zoo.network.attention import InterlacedAttention, SelfAttention
 
 Way = Callable[[], Tensor]
@@ -39,6 +41,7 @@ def make_ways(height: int, width: int, device: str) -> dict[str, Way]:
         "plain": partial(plain.interlaced, block, x),
         "dense": partial(plain.dense, block.long_range, x),
         "flash": partial(flash, block.long_range, x),
+        "row": lambda: torch.stack(affinity_rows(folded, channels_last, (height // 2, width // 2))),
     }
 
 
@@ -75,9 +78,9 @@ def main() -> None:
         return
     rows = []
     for height, width in cases:
-        names = ["isa", "plain", "dense", "flash"]
+        names = ["isa", "plain", "row", "dense", "flash"]
         if (height, width) == (128, 256) and not args.large:
-            names = names[:2]
+            names = names[:3]
         place = ("--device", args.device, "--case", height, width)
         memory = {name: common.in_new_process(name, *place) for name in names}
         ways = make_ways(height, width, args.device)

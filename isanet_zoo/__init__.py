@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         read_image as read_image,
     )
     from isanet_zoo.imaging.segmentation import Segmentation as Segmentation
+    from isanet_zoo.inference.explain import Explanation as Explanation
     from isanet_zoo.inference.predictor import (
         Predictor as Predictor,
         Progress as Progress,
@@ -123,6 +124,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     ),
     "imaging.reading": ("ImageLike", "LoadedImage", "read_image"),
     "imaging.segmentation": ("Segmentation",),
+    "inference.explain": ("Explanation",),
     "inference.predictor": ("Predictor", "Progress", "predict"),
     "inference.views": ("Tile",),
     "learning.data": ("Sample", "SegmentationDataset"),

@@ -8,7 +8,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from isanet_zoo.commands import browse, check, evaluate, files, maintain, predict, share, train
+from isanet_zoo.commands import (
+    browse,
+    check,
+    evaluate,
+    explain,
+    files,
+    maintain,
+    predict,
+    share,
+    train,
+)
 from isanet_zoo.commands.output import complain, robust_streams
 from isanet_zoo.errors import LONGEST_MESSAGE, ZooError, printable
 from isanet_zoo.version import __version__
@@ -28,6 +38,11 @@ COMMANDS: dict[str, Command] = {  # name -> summary, arguments, run
         "Segment images: an index PNG and an overlay with legend for each.",
         predict.arguments,
         predict.run,
+    ),
+    "explain": (
+        "Show which positions of an image reach a pixel through attention.",
+        explain.arguments,
+        explain.run,
     ),
     "evaluate": (
         "Evaluate a model on a data set: IoU per class; runs under torchrun, too.",

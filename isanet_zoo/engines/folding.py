@@ -125,6 +125,11 @@ class FoldedSelfAttention(nn.Module):
         out: Tensor = self.act(context + self.bias)
         return out
 
+    def transform(self, x: Tensor) -> Tensor:
+        """Map inputs (B, C, h, w), already averaged by attention, to outputs."""
+        out: Tensor = self.act(self.value(x) + self.bias[:, None, None])
+        return out
+
 
 class FoldedInterlacedAttention(nn.Module):
     """`InterlacedAttention` on maps in channels-last order."""

@@ -84,6 +84,14 @@ class TorchEngine:
         with self._turn, torch.autocast(self.device.type, enabled=False):
             return self._forward(images)
 
+    @torch.inference_mode()
+    def reduced_features(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, 3, h, w) to the input of the attention, (B, C, h/8, w/8)."""
+        images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        with self._turn, torch.autocast(self.device.type, enabled=False):
+            features: Tensor = self.network.head.reduce(self.network.forward_features(images)[1])
+            return features
+
 
 def uses_graphs(device: torch.device) -> bool:
     """Return True if a device can run CUDA graphs."""

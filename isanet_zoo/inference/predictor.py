@@ -26,6 +26,7 @@ from isanet_zoo.errors import InputError, printable
 from isanet_zoo.imaging.preprocess import input_size, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single
 from isanet_zoo.imaging.segmentation import Segmentation
+from isanet_zoo.inference import explain
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
 from isanet_zoo.inference.decide import decide
 from isanet_zoo.inference.remote import read_any
@@ -166,6 +167,19 @@ class Predictor:
             if progress is not None:
                 progress(done, total)
             yield segmentation
+
+    def explain(self, image: ImageLike, at: tuple[int, int]) -> explain.Explanation:
+        """Return how strongly each position of an image reaches one pixel through attention.
+
+        Args:
+            image: see `read_image`.
+            at: (x, y), a pixel of the image, from (0, 0) at the top left.
+
+        Raises:
+            InputError: the image cannot be used, `at` is not in it, the options make several views
+                or tiles of it, or the engine has no attention.
+        """
+        return explain.explain(self, image, at)
 
     def _read(self, image: ImageLike) -> LoadedImage:
         """Read an image and check that it can be segmented with these options.

@@ -65,6 +65,11 @@ class SelfAttention(nn.Module):
         out: Tensor = self.project(context.transpose(1, 2).reshape(x.shape))
         return out
 
+    def transform(self, x: Tensor) -> Tensor:
+        """Map inputs (B, C, h, w), already averaged by attention, to outputs."""
+        out: Tensor = self.project(self.value(x))
+        return out
+
 
 class InterlacedAttention(nn.Module):
     """Long-range, then short-range self-attention.
