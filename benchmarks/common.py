@@ -64,9 +64,14 @@ def extra_memory(run: Callable[[], object]) -> float:
             return peak / 2**20
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    resident = _status("VmRSS")
+    at_rest = resident()
     run()
-    return _status("VmHWM") - resident
+    return _status("VmHWM") - at_rest
+
+
+def resident() -> float:
+    """Return the resident memory of this process, in MiB."""
+    return _status("VmRSS")
 
 
 def _status(name: str) -> float:

@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"cache", "manifest"},
     "imaging": {"manifest"},
     "weights": {"cache", "manifest", "network"},
-    "engines": {"cache", "imaging", "manifest", "network", "weights"},
+    # The onnxruntime engine exports a network when it is first used; export imports no engine.
+    "engines": {"cache", "export", "imaging", "manifest", "network", "weights"},
     "hub": {"cache", "manifest", "weights"},
     "zoo": {"hub", "manifest", "network", "weights"},
     "factories": {"manifest", "network", "zoo"},

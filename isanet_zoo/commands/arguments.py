@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isanet_zoo.commands.output import print_trust
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.own_classes import read_own_classes
 from isanet_zoo.records import whole_number
 
 if TYPE_CHECKING:
-    from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.learning.data import SegmentationDataset
     from isanet_zoo.network.isanet import ISANet
 
@@ -84,10 +84,22 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     """Add the options of a prediction, which `prediction` reads."""
     add_device(parser, "cpu, cuda:0 or mps")
     parser.add_argument(
+        "--engine",
+        choices=("torch", "onnxruntime"),
+        help="onnxruntime is faster on CPUs; its first run exports the network (default: torch, "
+        "for exported files onnxruntime)",
+    )
+    parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "auto"),
-        default="float32",
-        help="type of the arithmetic; auto: bfloat16 where it is faster (default: float32)",
+        choices=("float32", "bfloat16", "float16", "auto", "int8"),
+        help="type of the arithmetic; auto: bfloat16 if it is measured to be faster; int8: with "
+        "--engine onnxruntime and --calibrate (default: float32, or that of an exported file)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=to_path,
+        metavar="DIR",
+        help="images for int8, like those to segment but not those of a test",
     )
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)"
@@ -205,14 +217,15 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def prediction(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `add_prediction` as arguments of `Predictor`.
+def prediction(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return the options of `add_prediction` as arguments of `Predictor`, for a model's name.
 
     Raises:
         InputError: the device is not available, or a number is out of range.
     """
     import torch
 
+    from isanet_zoo.engines.engine import is_onnx
     from isanet_zoo.inference.predictor import MAX_BATCH
     from isanet_zoo.inference.views import Views
 
@@ -223,33 +236,56 @@ def prediction(options: argparse.Namespace) -> dict[str, Any]:
         overlap=options.overlap,
         resize=not options.no_resize,
     )
+    dtype, on_cpu = options.dtype, options.engine == "onnxruntime" or is_onnx(name)
     chosen = {
-        "device": device(options),
-        "dtype": "auto" if options.dtype == "auto" else getattr(torch, options.dtype),
+        "engine": options.engine,
+        "device": device(options, "cpu" if on_cpu else None),
+        "dtype": dtype if dtype in (None, "auto", "int8") else getattr(torch, dtype),
+        "calibrate": options.calibrate,
         "batch_size": whole_number("--batch-size", options.batch_size, at_most=MAX_BATCH),
     }
     return dataclasses.asdict(views) | chosen | own_classes(options)
 
 
-def predictor(model: ISANet, options: argparse.Namespace) -> Predictor:
-    """Return a predictor with the options of `add_prediction`."""
-    from isanet_zoo.inference.predictor import Predictor
+def device(options: argparse.Namespace, default: str | None = None) -> str:
+    """Return the device of `--device`, or the default.
 
-    return Predictor(model, **prediction(options))
-
-
-def device(options: argparse.Namespace) -> str:
-    """Return the device of `--device`, or the best one: under `torchrun`, the process's own GPU.
+    The default is the best device if None: under `torchrun`, a separate GPU for each process.
 
     Raises:
         InputError: this machine does not have it.
     """
     from isanet_zoo.engines.engine import best_device, resolve_device
 
-    best = str(best_device())
-    if best.startswith("cuda"):
-        best = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return str(resolve_device(options.device, best))
+    if default is None:
+        default = str(best_device())
+        if default.startswith("cuda"):
+            default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return str(resolve_device(options.device, default))
+
+
+def load(name: str, weights: str | None, *, show_trust: bool = True) -> ISANet | str:
+    """Load the model of a command; an exported file is returned as it is.
+
+    Args:
+        name: of the model, or a path.
+        weights: those of `add_weights`.
+        show_trust: print the trust of the weights.
+
+    Raises:
+        ZooError: as `create_model`.
+    """
+    from isanet_zoo.engines.engine import is_onnx
+    from isanet_zoo.zoo import create_model
+
+    if is_onnx(name):
+        if weights is not None:
+            raise InputError(f"{name} has weights; drop --weights")
+        return name
+    model = create_model(name, weights is None, weights=weights)
+    if show_trust:
+        print_trust(name, model.load_report.trust)
+    return model
 
 
 def layout(options: argparse.Namespace, dataset: str | None = None) -> str:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,12 @@ from isanet_zoo.commands.arguments import (
     add_no_check,
     add_prediction,
     add_weights,
-    device,
+    load,
     open_data,
     prediction,
     to_path,
 )
-from isanet_zoo.commands.output import Bar, print_json, print_trust
+from isanet_zoo.commands.output import Bar, print_json
 from isanet_zoo.errors import InputError
 from isanet_zoo.files import atomic_write, check_target, open_regular
 
@@ -50,22 +51,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate a model on a data set; print IoU per class on the first process."""
+    from isanet_zoo.engines.engine import create_engine, is_onnx
     from isanet_zoo.inference.predictor import Predictor
     from isanet_zoo.learning import distributed
     from isanet_zoo.learning.evaluation import evaluate
-    from isanet_zoo.zoo import create_model, describe_model
+    from isanet_zoo.zoo import describe_model
 
     if options.csv:
         check_target(options.csv, is_ours=_is_scores, force=options.force)
-    checked = prediction(options)
-    known = describe_model(options.name).label_set.name
-    dataset = open_data(options, options.split, known)
-    model = create_model(options.name, options.weights is None, weights=options.weights)
+    checked = prediction(options, options.name)
+    if is_onnx(options.name):
+        labels = create_engine(options.name).label_set
+    else:
+        labels = describe_model(options.name).label_set
+    dataset = open_data(options, options.split, labels.name)
+    model = load(options.name, options.weights, show_trust=os.environ.get("RANK", "0") == "0")
     rows: list[tuple[Path, Scores]] = []
-    with distributed.process_group(device(options)):
+    with distributed.process_group(checked["device"]):
         first = distributed.rank() == 0
-        if first:
-            print_trust(options.name, model.load_report.trust)
         with Bar("mask", shown=first) as mask_bar, Bar("image", shown=first) as image_bar:
             scores = evaluate(
                 Predictor(model, **checked),

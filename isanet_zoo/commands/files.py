@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from isanet_zoo.cache import CacheEntry, cache_root, entries, usable_cache
+from isanet_zoo import records
+from isanet_zoo.cache import (
+    CacheEntry,
+    GraphEntry,
+    GraphFile,
+    cache_root,
+    entries,
+    graph_entries,
+    graph_versions,
+    usable_cache,
+)
 from isanet_zoo.commands.arguments import add_json, add_names
 from isanet_zoo.commands.output import print_json, print_note, print_table, print_trust, run_each
 from isanet_zoo.errors import InputError, UnknownModelError
@@ -52,23 +62,55 @@ def verify_run(options: argparse.Namespace) -> int:
 def cache_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `cache`."""
     parser.add_argument(
-        "--remove", nargs="+", metavar="NAME", default=[], help="delete these weights"
+        "--remove", nargs="+", metavar="NAME", default=[], help="delete these weights or graphs"
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="delete the graphs of --engine onnxruntime that other versions made",
     )
     add_json(parser)
 
 
 def cache_run(options: argparse.Namespace) -> int:
-    """Print the folder and the sizes of cached weights, or delete some."""
+    """Print the folder and the sizes of cached weights and graphs, or delete some."""
     if options.remove:
         return run_each(options.remove, _remove)
+    if options.prune:
+        return _prune()
     with usable_cache():
         sizes = {entry.name: entry.model.stat().st_size for entry in entries()}
+        graphs = {entry.name: entry.record() for entry in graph_entries()}
     if options.json:
-        print_json({"folder": str(cache_root()), "bytes": sizes})
+        kept = {name: graph and records.write(graph) for name, graph in graphs.items()}
+        print_json({"folder": str(cache_root()), "bytes": sizes, "graphs": kept})
         return 0
     print(cache_root())
-    if sizes:
-        print_table((name, f"{size / 1e6:.1f}", "MB") for name, size in sizes.items())
+    rows = [(name, f"{size / 1e6:.1f}", "MB", "") for name, size in sizes.items()]
+    rows += [_graph_row(name, graph) for name, graph in graphs.items()]
+    if rows:
+        print_table(rows)
+    return 0
+
+
+def _graph_row(name: str, graph: GraphFile | None) -> tuple[str, str, str, str]:
+    """Return a graph's row in the table of the cache."""
+    if graph is None:
+        return name, "-", "MB", "graph, damaged"
+    outdated = "" if graph.versions == graph_versions() else ", of other versions"
+    model = graph.model or "a custom network"
+    return name, f"{graph.size / 1e6:.1f}", "MB", f"graph of {model}, {graph.dtype}{outdated}"
+
+
+def _prune() -> int:
+    """Delete graphs that are never used again; print their names."""
+    versions = graph_versions()
+    with usable_cache():
+        for entry in graph_entries():
+            record = entry.record()
+            if record is None or record.versions != versions:
+                entry.remove()
+                print(entry.name)
     return 0
 
 
@@ -107,10 +149,12 @@ def _verify(name: str) -> str | None:
 
 
 def _remove(name: str) -> None:
-    """Delete one weight from the cache."""
-    entry = CacheEntry.of(name)
+    """Delete one weight or graph from the cache."""
+    CacheEntry.of(name)  # checks the name
     with usable_cache():
-        if entry not in entries():
+        cached: list[CacheEntry | GraphEntry] = [*entries(), *graph_entries()]
+        found = next((entry for entry in cached if entry.name == name), None)
+        if found is None:
             raise InputError(f"{name} is not cached in {cache_root()}")
-        for kept in entry.remove():
+        for kept in found.remove():
             print_note(f"kept {kept}, which isanet-zoo did not write")

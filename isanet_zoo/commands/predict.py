@@ -10,8 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isanet_zoo.commands.arguments import add_json, add_prediction, add_weights, prediction, to_path
-from isanet_zoo.commands.output import complain, print_note, print_trust
+from isanet_zoo.commands.arguments import (
+    add_json,
+    add_prediction,
+    add_weights,
+    load,
+    prediction,
+    to_path,
+)
+from isanet_zoo.commands.output import complain, print_note
 from isanet_zoo.commands.report import line_of, progress_bar
 from isanet_zoo.commands.sharding import shard, torchrun_process, wait_for_others
 from isanet_zoo.errors import InputError
@@ -103,10 +110,11 @@ def run(options: argparse.Namespace) -> int:
         print_note(f"{skipped} images are skipped, whose results exist")
     status = 0
     if todo:
-        checked = prediction(options) | {"confidence": "confidence" in outputs.parts}
+        name = BUILT_IN if options.model is None else options.model
+        checked = prediction(options, name) | {"confidence": "confidence" in outputs.parts}
         if outputs.parts:
             make_folders(todo, outputs)
-        predictor = _load(options, checked, quiet=rank > 0)
+        predictor = _load(name, options, checked, quiet=rank > 0)
         with progress_bar(len(todo), skipped, show=rank == 0) as bar:
             status = _segment_all(predictor, todo, outputs, bar, as_json=options.json)
     if processes > 1:
@@ -114,17 +122,15 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def _load(options: argparse.Namespace, checked: dict[str, Any], *, quiet: bool) -> Predictor:
+def _load(
+    name: str, options: argparse.Namespace, checked: dict[str, Any], *, quiet: bool
+) -> Predictor:
     """Return the predictor of the options, and print which model it is unless `quiet`."""
     from isanet_zoo.inference.predictor import Predictor
-    from isanet_zoo.zoo import create_model
 
-    name = BUILT_IN if options.model is None else options.model
     if options.model is None and not quiet:
         print_note(BUILT_IN_NOTE)
-    model = create_model(name, options.weights is None, weights=options.weights)
-    if not quiet:
-        print_trust(name, model.load_report.trust)
+    model = load(name, options.weights, show_trust=not quiet)
     return Predictor(model, **checked)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class TorchEngine:
     """
 
     name = "torch"
+    output: Literal["logits", "labels"] = "logits"
+    input_size: tuple[int, int] | None = None
 
     def __init__(
         self,

@@ -18,11 +18,16 @@ from isanet_zoo.network import backbones
 from isanet_zoo.network.attention import SelfAttention
 from isanet_zoo.network.isanet import ISANet
 
-Output: TypeAlias = Literal["logits", "labels"]
+Output: TypeAlias = Literal["logits", "labels", "logits_8"]
 
 OPSET = 18
 TESTED_TORCH = "2.15"
 AXES = {0: "batch", 2: "height", 3: "width"}  # of the input of a dynamic file
+OUTPUT_AXES: dict[Output, dict[int, str]] = {
+    "logits": AXES,
+    "labels": {0: "batch", 1: "height", 2: "width"},
+    "logits_8": {0: "batch", 2: "rows", 3: "columns"},
+}
 
 
 class Graph(nn.Module):
@@ -43,20 +48,23 @@ class Graph(nn.Module):
         self.dtype = torch.float32
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) to logits (B, K, H, W) or labels (B, H, W)."""
+        """Map (B, C, H, W) to the output: see `logits`, or labels (B, H, W)."""
         logits = self.logits(images)
-        return logits if self.output == "logits" else logits.argmax(1).to(torch.uint8)
+        return logits.argmax(1).to(torch.uint8) if self.output == "labels" else logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, K, H, W) float32, K the number of groups if there are some.
+        """Map (B, C, H, W) to (B, K, H, W) float32, or (B, K, h, w) for the output `logits_8`.
 
-        The softmax of merged logits is the sum of the probabilities of their classes.
+        K is the number of groups if there are some. The softmax of merged logits is the sum of the
+        probabilities of their classes.
         """
         size = (images.shape[-2], images.shape[-1])
         if self.preprocess:
             images = prepare(images, self.network.preprocess, resize=False)
         logits = self.network.forward_logits(images.to(self.dtype))  # (B, K, h, w)
-        logits = self.network.resize(logits.float(), size)
+        logits = logits.float()
+        if self.output != "logits_8":
+            logits = self.network.resize(logits, size)
         if self.groups is None:
             return logits
         return torch.stack([logits[:, list(group)].logsumexp(1) for group in self.groups], 1)
@@ -135,9 +143,11 @@ def trace(graph: Graph, images: Tensor, dynamic: bool) -> Any:
         item.ClearField("doc_string")
     proto.graph.ClearField("metadata_props")
     del proto.graph.value_info[:]  # runtimes infer them
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value, names in (
+        (proto.graph.input[0], AXES),
+        (proto.graph.output[0], OUTPUT_AXES[graph.output]),
+    ):
         sides = value.type.tensor_type.shape.dim
-        names = AXES if len(sides) == 4 else {0: "batch", 1: "height", 2: "width"}
         for axis, name in names.items():
             if sides[axis].dim_param:
                 sides[axis].dim_param = name

@@ -52,7 +52,8 @@ def export_onnx(
 
     The input `images` is (B, C, H, W) float32, prepared like the input of the network; with
     `preprocess` it is (B, 3, H, W) uint8 RGB, which only has to be resized. The output is `logits`,
-    (B, K, H, W) float32, or `labels`, (B, H, W) uint8.
+    (B, K, H, W) float32; `labels`, (B, H, W) uint8; or `logits_8`, the logits before they are
+    resized, (B, K, H/8, W/8) float32. `Predictor` takes such a file in place of a network.
 
     torch's exporter replaces functions of torch while it traces the network: use no other network
     in this process at the same time.
@@ -65,7 +66,7 @@ def export_onnx(
         size: (height, width) of the input of a file that is not dynamic.
         dtype: of weights and arithmetic, `torch.float32` or `torch.float16` (half the size; fast on
             devices with such kernels, such as GPUs). Logits are float32 either way.
-        output: logits or labels.
+        output: logits, labels or logits_8.
         preprocess: include normalisation and channel order in the file.
         classes: own classes made of the network's, as for `predict`. The softmax of their logits is
             the sum of the probabilities of the classes that they consist of.
@@ -97,6 +98,8 @@ def export_onnx(
     description = describe(model, check_parts=False)
     groups = None
     if classes is not None:
+        if output == "logits_8":
+            raise InputError("own classes are merged at full size; export logits or labels")
         description, groups = _merge(description, merged.label_set), merged.groups
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     network.aux_head = None
@@ -107,11 +110,11 @@ def export_onnx(
     proto = trace(for_onnx(graph, dtype), noise(shapes[0], preprocess), dynamic)
     try:
         with atomic_write(target) as temporary:
-            _write(proto, description, temporary)
+            _write(proto, description, str(dtype), temporary)
             if check:
                 compare(temporary, target, graph, shapes, dtype)
             if inputs:
-                _write(quantise(proto, inputs), description, temporary)
+                _write(quantise(proto, inputs), description, "torch.int8", temporary)
                 if check:
                     compare_int8(temporary, target, graph, shapes, inputs)
     except OSError as error:
@@ -125,9 +128,10 @@ def _merge(description: Description, label_set: LabelSet) -> Description:
     return replace(description, network=network, label_set=label_set, metrics=())
 
 
-def _write(proto: Any, description: Description, path: Path) -> None:
-    """Write an ONNX model with a description in its metadata."""
+def _write(proto: Any, description: Description, dtype: str, path: Path) -> None:
+    """Write an ONNX model with a description in its metadata, and its type as its doc string."""
     proto.producer_name, proto.producer_version = PRODUCER, __version__
+    proto.doc_string = dtype.removeprefix("torch.")
     del proto.metadata_props[:]
     proto.metadata_props.add(key=DESCRIPTION, value=description.text())
     path.write_bytes(proto.SerializeToString())

@@ -88,7 +88,14 @@ def pad(images: Tensor, config: Preprocess) -> Tensor:
     if config.pad is None:
         return images
     height, width = images.shape[-2:]
-    return F.pad(images, (0, max(config.pad[1] - width, 0), 0, max(config.pad[0] - height, 0)))
+    padded = padded_size((height, width), config)
+    return F.pad(images, (0, padded[1] - width, 0, padded[0] - height))
+
+
+def padded_size(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
+    """Return the (height, width) of an input of this (height, width) after `pad`."""
+    least = config.pad or (0, 0)
+    return max(size[0], least[0]), max(size[1], least[1])
 
 
 class Transforms:

@@ -16,21 +16,24 @@ from isanet_zoo.engines import cuda
 from isanet_zoo.engines.engine import (
     Device,
     DType,
+    EngineOptions,
     Images,
     best_device,
     choose_engine,
     create_engine,
+    is_onnx,
     resolve_device,
 )
+from isanet_zoo.engines.onnxruntime_engine import check_input_size
 from isanet_zoo.errors import InputError, printable
-from isanet_zoo.imaging.preprocess import input_size, prepare
+from isanet_zoo.imaging.preprocess import input_size, padded_size, prepare
 from isanet_zoo.imaging.reading import ImageLike, LoadedImage, find_images, is_single
 from isanet_zoo.imaging.segmentation import Segmentation
 from isanet_zoo.inference import explain
 from isanet_zoo.inference.batches import Batch, Item, Key, make_batches
 from isanet_zoo.inference.decide import decide
 from isanet_zoo.inference.remote import read_any
-from isanet_zoo.inference.scores import score_views
+from isanet_zoo.inference.scores import read_labels, score_views
 from isanet_zoo.inference.threads import delayed, in_order
 from isanet_zoo.inference.tiles import tile_grid
 from isanet_zoo.inference.views import Tile, Views, check_flag
@@ -57,15 +60,21 @@ class Predictor:
 
     Args:
         model: a network; or the name of published weights or a file that this library wrote, which
-            are then loaded.
-        engine: how the network is computed; ``"torch"`` if None.
+            are then loaded. Exported files, ``*.onnx``, are run by onnxruntime.
+        engine: ``"torch"``, the default for all models but exported files, or ``"onnxruntime"``,
+            which is faster on CPUs (``pip install 'isanet-zoo[onnx]'``). It exports the network
+            when it is first used, which may take a minute, and keeps the graph in the cache; see
+            `export_onnx` about other networks in the process meanwhile.
         device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
             computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
+            onnxruntime computes on the CPU.
         dtype: type of the network's arithmetic, float32 if None. `torch.bfloat16` is faster on
             some hardware, and changes labels where two classes are nearly equal; ``"auto"`` uses it
-            where a short measurement finds it faster. Labels are always decided in float32.
+            where a short measurement finds it faster. ``"int8"`` is for onnxruntime: several times
+            faster, with some labels changed. Labels are always decided in float32.
         compile: run the network through `torch.compile`: slow to start, faster for many images.
-        calibrate: images like those to segment, a folder or an iterable; for ``dtype="int8"``.
+        calibrate: for ``dtype="int8"``, some dozens of images like those to segment, a folder or
+            an iterable; see `export_onnx`.
         batch_size: images of one size that go through the network together, up to 4096.
         scales: factors of the test-time augmentation, over which logits are averaged: up to 32,
             each from 1/16 to 16.
@@ -117,14 +126,18 @@ class Predictor:
         self.confidence = check_flag("confidence", confidence)
         self.probabilities = check_flag("probabilities", probabilities)
         check_flag("compile", compile)
-        engine = choose_engine(engine)
-        if isinstance(model, (str, os.PathLike)):
-            device = resolve_device(device, best_device())
+        options = EngineOptions(device, dtype, compile, calibrate)
+        engine = choose_engine(engine, model, options)
+        if isinstance(model, (str, os.PathLike)) and not is_onnx(model):
+            if engine == "torch":
+                options = options._replace(device=resolve_device(device, best_device()))
             model = create_model(os.fspath(model), pretrained=True)
-        _check_network(model)
-        self.engine = create_engine(
-            model, name=engine, device=device, dtype=dtype, compile=compile, calibrate=calibrate
-        )
+        if not is_onnx(model):
+            _check_network(model)
+        self.engine = create_engine(model, name=engine, **options._asdict())
+        if self.engine.output == "labels":
+            others = {"confidence": confidence, "probabilities": probabilities, "classes": classes}
+            self.views.check_labels_only(self.engine.preprocess, others)
         self.device, self.dtype = self.engine.device, self.engine.dtype
         self.merged = merge_classes(self.engine.label_set, classes, rest)
 
@@ -193,7 +206,9 @@ class Predictor:
         try:
             for scaled in self.views.input_sizes(size):
                 if grid := self.views.grid(preprocess):
-                    tile_grid(scaled, grid)
+                    check_input_size(self.engine, tile_grid(scaled, grid)[0].size)
+                else:
+                    check_input_size(self.engine, padded_size(scaled, preprocess))
         except InputError as error:
             name = without_password(image) if isinstance(image, str) else loaded.path or "image"
             raise InputError(f"{printable(name)}: {error}") from error
@@ -217,6 +232,9 @@ class Predictor:
         """Segment images of one size, without waiting for a GPU."""
         images = [image for _, _, image in items]
         prepared = self._prepare(images)  # (B, 3, h, w)
+        if self.engine.output == "labels":
+            decision = read_labels(self.engine, prepared, images[0].size)
+            return Batch.fetch(items, decision, self.merged.label_set)
         scores = score_views(
             self.engine, self.views, prepared, images[0].size, batch_size=self.batch_size
         )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isanet_zoo.imaging.preprocess import pad
-from isanet_zoo.inference.decide import Canvas, Flipped, ResizedLogits, ScoreMaps
+from isanet_zoo.inference.decide import Canvas, Decision, Flipped, ResizedLogits, ScoreMaps
 from isanet_zoo.inference.tiles import average_tiles, tile_grid
 from isanet_zoo.inference.views import Grid, Views
 
@@ -41,6 +41,19 @@ def score_views(
         if views.flip:
             scores.append(Flipped(_score(engine, views, scaled.flip(-1), size, batch_size)))
     return scores
+
+
+def read_labels(engine: Engine, images: Tensor, size: tuple[int, int]) -> Decision:
+    """Return the labels of an exported file without logits, by the nearest pixel of its input.
+
+    Args:
+        engine: its output is labels.
+        images: (B, 3, h, w), prepared.
+        size: (H, W) of the labels.
+    """
+    height, width = _size(images)
+    labels = engine(pad(images, engine.preprocess))[:, :height, :width]  # (B, h, w) uint8
+    return Decision(F.interpolate(labels[:, None], size, mode="nearest-exact")[:, 0], None, None)
 
 
 def _score(

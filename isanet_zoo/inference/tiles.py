@@ -70,12 +70,13 @@ def average_tiles(
 
     Args:
         tiles: a grid that covers the network's whole input.
-        logits: (B, K, h, w) of each tile.
+        logits: (B, K, h, w) of each tile; at its full size if the engine resizes them.
         size: (H, W) of the images.
         rule: how the family resizes.
     """
     logits = [of_tile.float().contiguous() for of_tile in logits]
     aligned = all(number % OUTPUT_STRIDE == 0 for tile in tiles for number in tile)
+    aligned &= OUTPUT_STRIDE * logits[0].shape[-1] == tiles[0].width  # not resized already
     if aligned and rule == "half_pixel":
         return _average_aligned(tiles, logits, size)
     return AveragedTiles(tiles, logits, size, rule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -82,6 +82,29 @@ class Views:
         height, width = (self.tile, self.tile) if isinstance(self.tile, int) else self.tile
         step = 1 - self.overlap
         return Grid((height, width), (max(round(height * step), 1), max(round(width * step), 1)))
+
+    def check_labels_only(self, preprocess: Preprocess, others: Mapping[str, object]) -> None:
+        """Check that views need no logits, which some exported files do not return.
+
+        Args:
+            preprocess: of the file.
+            others: other options that need logits, by name; those that are true are in use.
+
+        Raises:
+            InputError: they do; the message lists the options.
+        """
+        needs = {
+            "scales": self.scales != (1.0,),
+            "flip": self.flip,
+            "tile": self.grid(preprocess) is not None,
+            **others,
+        }
+        if wrong := [name for name, is_needed in needs.items() if is_needed]:
+            raise InputError(
+                f"this file returns labels, and {', '.join(wrong)} needs logits: export it with "
+                "logits (without --labels; in Python: output='logits')"
+                + ("; or pass tile='whole'" if "tile" in wrong else "")
+            )
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import TinyZoo
+from tests.engines.conftest import exported as exported
 
 
 @pytest.fixture

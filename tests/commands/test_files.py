@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from isanet_zoo.cache import CacheEntry
+from isanet_zoo.cache import (
+    CacheEntry,
+    GraphEntry,
+    GraphFile,
+    graph_entries,
+    graph_versions,
+)
 from isanet_zoo.commands.main import main
 from tests.conftest import TinyZoo
 
@@ -112,3 +118,28 @@ def test_unknown_user_in_the_cache_variable_is_one_line(
     err = capsys.readouterr().err
     assert "~nosuchuser/weights" in err
     assert err.count("\n") == 1
+
+
+def test_cache_shows_prunes_and_removes_graphs(capsys: pytest.CaptureFixture[str]) -> None:
+    for key, versions in (("new", graph_versions()), ("old", "isanet_zoo 0.0"), ("lost", "")):
+        entry = GraphEntry.of(key)
+        entry.folder.mkdir(parents=True)
+        entry.model.write_bytes(b"12345")
+        if versions:
+            entry.write_side(GraphFile("isanet_tiny", "int8", versions, "0" * 64, 2_500_000))
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "lost    -  MB  graph, damaged",
+        "new   2.5  MB  graph of isanet_tiny, int8",
+        "old   2.5  MB  graph of isanet_tiny, int8, of other versions",
+    ]
+    assert main(["cache", "--json"]) == 0
+    graphs = json.loads(capsys.readouterr().out)["graphs"]
+    assert graphs["new"]["versions"] == graph_versions()
+    assert graphs["lost"] is None
+    assert main(["cache", "--prune"]) == 0
+    assert capsys.readouterr().out.split() == ["lost", "old"]
+    assert [entry.name for entry in graph_entries()] == ["new"]
+    assert main(["cache", "--remove", "new"]) == 0
+    assert not graph_entries()
+    assert not GraphEntry.of("new").folder.exists()

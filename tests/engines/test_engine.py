@@ -89,5 +89,33 @@ def test_create_engine_with_an_unknown_name_is_refused() -> None:
 
 def test_create_engine_by_default_uses_torch() -> None:
     assert create_engine(make_network()).name == "torch"
-    with pytest.raises(InputError, match="which engine='torch' does not support"):
-        create_engine(make_network(), calibrate="images")
+    for options in ({"calibrate": "images"}, {"dtype": "int8"}):
+        with pytest.raises(InputError, match="does not compute in int8; use engine='onnxruntime'"):
+            create_engine(make_network(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": torch.bfloat16}, r"dtype is torch\.bfloat16; engine='onnxruntime' computes in"),
+        ({"dtype": np.array([1, 2])}, "dtype is array"),
+        ({"dtype": "int8"}, "dtype='int8' and calibrate belong together"),
+        ({"calibrate": "images"}, "dtype='int8' and calibrate belong together"),
+        ({"device": "meta"}, "device 'meta' is not available"),
+        ({"compile": True}, "compile=True is for engine='torch'"),
+    ],
+    ids=str,
+)
+def test_onnxruntime_refuses_options_before_the_export(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        create_engine(make_network(), name="onnxruntime", **options)
+
+
+def test_exported_file_has_its_engine_and_type() -> None:
+    with pytest.raises(InputError, match=r"x\.onnx is an ONNX file, which needs engine='onnx"):
+        create_engine("x.onnx", name="torch")
+    for options in ({"dtype": torch.float32}, {"calibrate": "images"}):
+        with pytest.raises(InputError, match=r"x\.onnx has a type of arithmetic; drop dtype"):
+            create_engine("x.onnx", **options)

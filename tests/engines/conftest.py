@@ -1,0 +1,16 @@
+"""Fixtures of the engines' tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engines.exported import make_files
+
+
+@pytest.fixture(scope="session")
+def exported(shared_folder: Path) -> Path:
+    """A folder with the files of `make_files`."""
+    make_files(shared_folder / "exported")
+    return shared_folder / "exported"
