@@ -209,7 +209,9 @@ class TestFolderRun:
         images = (photos / "a.jpg", photos / "b.png")
         assert predict(*images, *options, "--no-resize", "--json", out=tmp_path) == 0
         assert seen == {
+            "engine": None,
             "device": "cpu",
+            "calibrate": None,
             "dtype": torch.bfloat16,
             "batch_size": 2,
             "scales": (0.5, 1.0),
