@@ -259,6 +259,13 @@ def guess_layout(root: Path) -> str | None:
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return "folder"
     for name, layout in DATASET_LAYOUTS.items():
-        if any(next(root.glob(sign), None) for sign in layout.signs):
+        found = (path for sign in layout.signs for path in root.glob(sign))
+        if any(name != "labelme" or _is_beside_image(path) for path in found):
             return name
     return None
+
+
+def _is_beside_image(path: Path) -> bool:
+    """Return True if an image in the same folder has the same name but for the suffix."""
+    endings = [ending for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
+    return any(path.with_suffix(ending).is_file() for ending in endings)

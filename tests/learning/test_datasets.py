@@ -441,7 +441,8 @@ def test_missing_split_is_named_with_the_option_that_makes_one(tmp_path: Path) -
         (("train/a.json", "train/a.jpg", "classes.txt"), "labelme"),
         (("images/train/a.jpg", "masks/train/a.png"), "folder"),
         (("classes.txt",), "folder"),
-        (("a.jpg",), None),
+        (("train/a.json", "train/a.JPG"), "labelme"),
+        (("a.jpg", "run/recipe.json", "b.json"), None),
     ],
 )
 def test_layout_is_guessed_from_the_files(
