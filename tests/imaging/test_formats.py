@@ -173,7 +173,7 @@ class TestSeveralImages:
 TIFFS: dict[str, tuple[bytes, str]] = {  # what it is -> (it, part of the message)
     "floats, grey": (tiff_of_cv2(np.ones((9, 8), np.float32)), "floating-point values"),
     "floats, RGB": (
-        tiff_of_cv2(np.ones((9, 8, 3), np.float32)),
+        tiff_of_cv2(np.ones((9, 8, 3), np.float32), cv2.IMWRITE_TIFF_COMPRESSION, 1),
         r"TIFF of 3 bands of 32-bit floating-point values \(rgb\)",
     ),
     "doubles": (tiff_of_cv2(np.ones((9, 8), np.float64)), "TIFF of 1 bands of 64-bit floating"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
@@ -89,6 +90,9 @@ def test_attention_connects_every_position_with_every_other() -> None:
     assert (x.grad != 0).any(1).all()
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch.export of 2.6 guards sizes above 8"
+)
 def test_exported_graph_supports_all_sizes() -> None:
     attention = InterlacedAttention(4, 3, partition=(8, 8)).eval()
     randomise(attention, 1)
