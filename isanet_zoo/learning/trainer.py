@@ -52,7 +52,6 @@ class Trainer:
             have, the device is not available, or a number is out of range.
 
     Attributes:
-        result: the network with the resulting weights: the moving average if there is one.
         step: number of steps that were made.
 
     Example:
@@ -103,7 +102,7 @@ class Trainer:
 
     @property
     def result(self) -> ISANet:
-        """The network with the resulting weights."""
+        """The network with the resulting weights: the moving average if there is one."""
         return self.model if self.average is None else cast(ISANet, self.average.module)
 
     @property

@@ -235,7 +235,7 @@ class ISANet(nn.Module):
         return ISANetOutput(out, self.resize(self.aux_head(aux_features), size))
 
     def resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resize logits (B, K, h, w) to (B, K, *size), bilinearly, as the weights' family does."""
+        """Resize logits (B, K, h, w) to `size`, bilinearly, as the family of the weights does."""
         return resize(logits, size, self.config.head.resize)
 
     def train(self, mode: bool = True) -> Self:
