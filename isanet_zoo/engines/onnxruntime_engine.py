@@ -126,6 +126,8 @@ def _open(path: Path) -> Any:
     # An arena and memory patterns would keep the memory of every size that was ever computed.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
+    # Threads that wait actively would take processors from torch, which computes before and after.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors, which are raised as well
     try:
         with open_regular(path) as file:

@@ -220,6 +220,8 @@ class TestFolderRun:
             "overlap": 0.5,
             "resize": False,
             "confidence": True,
+            "classes": None,
+            "rest": None,
         }
         (first, second), _ = records(capsys)
         assert first["image"] == str(photos / "a.jpg")
