@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Scores as Scores,
         SegmentationMetrics as SegmentationMetrics,
     )
+    from isanet_zoo.learning.report import EpochResult as EpochResult
     from isanet_zoo.learning.run import train as train
     from isanet_zoo.learning.trainer import Trainer as Trainer
     from isanet_zoo.manifest.config import (
@@ -131,6 +132,7 @@ _NAMES = {  # module -> what the package offers from it; a test compares this wi
     "learning.datasets": ("open_dataset",),
     "learning.evaluation": ("evaluate",),
     "learning.metrics": ("Scores", "SegmentationMetrics"),
+    "learning.report": ("EpochResult",),
     "learning.run": ("train",),
     "learning.trainer": ("Trainer",),
     "manifest.config": ("HeadConfig", "NetworkConfig", "Preprocess"),

@@ -35,8 +35,22 @@ def test_quickstart_prints_classes_and_writes_an_overlay(
 
 @pytest.mark.usefixtures("zoo")
 def test_finetune_saves_a_model_with_its_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    four_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    target, name = tmp_path / "mine.safetensors", "isanet_efficientnet_lite0os8_camvid"
+    arguments = ["finetune.py", str(four_images), str(target), name, "1", "64"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
+    assert "right" in capsys.readouterr().out
+    assert isanet_zoo.create_model(name, weights=target).classes == ("left", "right")
+
+
+@pytest.fixture
+def four_images(tmp_path: Path) -> Path:
+    """Two images with masks of two classes for training, and two for the validation."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, shape, top in (("images", (64, 96, 3), 256), ("masks", (64, 96), 2)):
@@ -46,12 +60,49 @@ def test_finetune_saves_a_model_with_its_classes(
                 pixels = rng.integers(0, top, shape).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     (tmp_path / "data" / "classes.txt").write_text("left\nright\n")
-    target, name = tmp_path / "mine.safetensors", "isanet_efficientnet_lite0os8_camvid"
-    arguments = ["finetune.py", str(tmp_path / "data"), str(target), name, "1", "64"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
-    assert "right" in capsys.readouterr().out
-    assert isanet_zoo.create_model(name, weights=target).classes == ("left", "right")
+    return tmp_path / "data"
+
+
+def _train_in(script: str, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run an example that logs a training of two epochs; return the mIoU in its log.csv."""
+    monkeypatch.setattr(sys, "argv", [script, str(data), str(out), "2", "64"])
+    with warnings.catch_warnings():  # of the loggers' dependencies
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    with (out / "log.csv").open(encoding="utf-8") as file:
+        return [row["miou"] for row in csv.DictReader(file)]
+
+
+def test_tensorboard_log_contains_the_scores_of_every_epoch(
+    four_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    expected = _train_in("tensorboard_log.py", four_images, tmp_path / "run", monkeypatch)
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"loss", "lr", "mIoU", "IoU/left", "IoU/right"} <= set(log.Tags()["scalars"])
+    assert [event.value for event in log.Scalars("mIoU")] == [np.float32(text) for text in expected]
+    assert log.Tags()["images"] == ["predictions"]
+
+
+def test_wandb_log_contains_the_scores_of_every_epoch(
+    four_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    logged: list[dict[str, object]] = []
+    real = wandb.sdk.wandb_run.Run.log
+
+    def log(self: object, values: dict[str, object], step: int) -> None:
+        logged.append(values)
+        real(self, values, step=step)
+
+    monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", log)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    expected = _train_in("wandb_log.py", four_images, tmp_path / "run", monkeypatch)
+    assert [str(values["mIoU"]) for values in logged] == expected
+    assert {"loss", "lr", "IoU/left", "predictions"} <= logged[0].keys()
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert file.stat().st_size > 1000
 
 
 def _crop(target: Path, left: int) -> isanet_zoo.Segmentation:

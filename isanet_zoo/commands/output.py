@@ -111,6 +111,11 @@ def print_trust(name: str, trust: str) -> None:
     print_note(f"{name}: {trust} weights")
 
 
+def print_lines(*lines: str) -> None:
+    """Print lines on stderr."""
+    print(*lines, sep="\n", file=sys.stderr)
+
+
 def print_note(text: str) -> None:
     """Print a line on stderr."""
     print(f"isanet-zoo: {text}", file=sys.stderr)
@@ -150,6 +155,11 @@ class Bar:
         """Print a line above the bar, if it is shown."""
         if self.shown and self.bar is not None:
             self.bar.write(f"isanet-zoo: {text}", file=sys.stderr)
+
+    def annotate(self, text: str) -> None:
+        """Replace the text of a bar that is shown."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
 
 
 def run_each(names: Iterable[str], act: Callable[[str], object]) -> int:

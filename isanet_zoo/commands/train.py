@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from isanet_zoo.commands.arguments import (
     open_data,
     to_path,
 )
-from isanet_zoo.commands.output import Bar
+from isanet_zoo.commands.output import Bar, print_lines
 from isanet_zoo.commands.run_length import RunLength
 from isanet_zoo.commands.start import build_model, build_on_encoder, describe
 from isanet_zoo.errors import InputError, ManifestError, did_you_mean, printable
 from isanet_zoo.manifest.recipe import Recipe
 
 if TYPE_CHECKING:
+    from isanet_zoo.learning.report import EpochResult
     from isanet_zoo.learning.run import RunProgress
 
 PAIRS = ("crop", "base_size", "scale", "contrast", "saturation")  # one number is both of them
@@ -83,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from isanet_zoo.learning import distributed
+    from isanet_zoo.learning.report import next_steps
     from isanet_zoo.learning.run import RunOptions, train
 
     numbers = RunOptions(options.eval_every, options.seed, options.workers, options.accumulate)
@@ -97,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
     model = build(options, dataset.label_set, aux_loss=recipe.aux_weight > 0)
     with distributed.process_group(target):
         first = distributed.rank() == 0
+        last: deque[EpochResult] = deque(maxlen=1)
         with Bar("mask", shown=first) as mask_bar, Bar("step", shown=first) as step_bar:
             length = RunLength(len(dataset), recipe, torch.device(target))
 
@@ -116,9 +120,15 @@ def run(options: argparse.Namespace) -> int:
                 check=not options.no_check,
                 check_progress=mask_bar.show,
                 progress=progress,
+                validation_progress=lambda done, total: step_bar.annotate(
+                    f"validating {done}/{total}"
+                ),
+                on_epoch=last.append,
                 **dataclasses.asdict(numbers),
             )
     if first:
+        print_lines(last[0].summary(), f"Next, see {options.out / 'report.md'}:")
+        print_lines(*(f"  {step}" for step in next_steps(options.out)))
         print(best)
     return 0
 

@@ -29,6 +29,7 @@ def evaluate(
     check_progress: Progress | None = None,
     progress: Progress | None = None,
     each: Callable[[Path, Scores], None] | None = None,
+    counts: SegmentationMetrics | None = None,
 ) -> Scores:
     """Segment the images of a data set and compare the labels with its masks.
 
@@ -44,6 +45,7 @@ def evaluate(
         check_progress: called with (pairs checked, pairs in all) meanwhile.
         progress: called with (images done, images in all) of this process after each image.
         each: called with each image's file and scores at the end, in the data set's order.
+        counts: the confusion matrix of all images is added to it.
 
     Raises:
         InputError: the classes differ, an image or mask cannot be used, or no pixel has a class.
@@ -73,6 +75,8 @@ def evaluate(
         metrics.all_reduce()
     if not metrics.confusion.any():
         raise InputError(f"every pixel of the masks of {dataset.name} is ignored")
+    if counts is not None:
+        counts.merge(metrics)
     if each:
         gathered = [row for part in distributed.gather(rows) for row in part]
         for index, scores in sorted(gathered, key=lambda row: row[0]):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from isanet_zoo.learning.evaluation import evaluate
 from isanet_zoo.learning.losses import balanced_weights
 from isanet_zoo.learning.mask_check import check_masks
 from isanet_zoo.learning.memory import enough_memory
+from isanet_zoo.learning.metrics import Scores, SegmentationMetrics
 from isanet_zoo.learning.norms import check_batch
+from isanet_zoo.learning.report import EpochResult, write_report
 from isanet_zoo.learning.run_folder import RunFolder
-from isanet_zoo.learning.run_state import Epoch
+from isanet_zoo.learning.run_state import Epoch, best_of
 from isanet_zoo.learning.scan import Progress
 from isanet_zoo.learning.trainer import MAX_SEED, Trainer
 from isanet_zoo.learning.transforms import Augment
@@ -62,6 +64,14 @@ class RunProgress:
     last: Epoch | None  # the last finished epoch, if any
 
 
+class _Hooks(NamedTuple):
+    """The caller's functions, see `train`."""
+
+    progress: Callable[[RunProgress], None] | None
+    validation_progress: Callable[[int, int | None], None] | None
+    on_epoch: Callable[[EpochResult], None] | None
+
+
 def train(
     model: ISANet,
     dataset: SegmentationDataset,
@@ -78,6 +88,8 @@ def train(
     check: bool = True,
     check_progress: Progress | None = None,
     progress: Callable[[RunProgress], None] | None = None,
+    validation_progress: Callable[[int, int | None], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
 ) -> Path:
     """Train a model with a recipe; under `torchrun`, with all its processes.
 
@@ -97,20 +109,28 @@ def train(
         check: read all masks of both data sets first, see `check_masks`, and draw ``check.png``.
         check_progress: called with (pairs checked, pairs in all) meanwhile.
         progress: called after each step.
+        validation_progress: called with (images done, images in all) during each validation.
+        on_epoch: called after each epoch, in the first process, when the epoch's files are written.
+            A resumed run starts with another call for its last finished epoch.
 
     Returns:
         The best weights, ``best.safetensors``: ``create_model(name, weights=...)`` loads them.
 
     Raises:
-        InputError: the classes differ, `out` contains another run or is in use, an image or mask
-            cannot be used, a number is out of range, a file cannot be written, or the loss or a
-            weight is no longer finite.
+        InputError: the classes differ, there is no validation for `recipe.patience`, `out` contains
+            another run or is in use, an image or mask cannot be used, a number is out of range, a
+            file cannot be written, or the loss or a weight is no longer finite.
         CheckpointError: the state in `out` is damaged, altered or of another network.
     """
     options = RunOptions(evaluate_every, seed, workers, accumulate)
     device = resolve_device(device, next(model.parameters()).device)
     for data in (dataset, validation):
         _check_classes(model, data)
+    if recipe.patience and validation is None:
+        raise InputError(
+            f"patience is {recipe.patience}, but there is no validation to improve; pass some, or "
+            "set patience to None"
+        )
     check_batch(model.freeze(*recipe.frozen), recipe, options.accumulate)
     batches = EpochBatches(len(dataset), recipe, seed=options.seed)
     folder = RunFolder(
@@ -136,8 +156,9 @@ def train(
             batches.start = trainer.step
         elif check:
             write_check_sheet(folder.sheet, dataset, _augment(trainer, folder), seed=options.seed)
+        hooks = _Hooks(progress, validation_progress, on_epoch)
         try:
-            _run(trainer, folder, batches, options, progress)
+            _run(trainer, folder, batches, options, hooks)
         finally:
             trainer.finish()
     return folder.best
@@ -148,12 +169,14 @@ def _run(
     folder: RunFolder,
     batches: EpochBatches,
     options: RunOptions,
-    progress: Callable[[RunProgress], None] | None,
+    hooks: _Hooks,
 ) -> None:
-    """Train from the trainer's step to the last one."""
-    recipe, validation = folder.recipe, folder.validation
+    """Train from the trainer's step to the last one, or until the validation stops improving."""
+    recipe, validation, progress = folder.recipe, folder.validation, hooks.progress
     if folder.epochs:  # the files of a resumed run may be older than its state
-        _evaluate_and_save(trainer, folder)
+        _finish_epoch(trainer, folder, hooks)
+        if _stops(folder):
+            return
     views = Augmented(folder.dataset, _augment(trainer, folder), seed=batches.seed)
     on_cpu, on_cuda = trainer.device.type == "cpu", trainer.device.type == "cuda"
     start, first = time.monotonic(), trainer.step
@@ -173,16 +196,18 @@ def _run(
             _check_state(images[:1], trainer, folder, lr)
             number = trainer.step // batches.per_epoch
             elapsed = round(seconds_before + seconds, 1)
-            epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None, None)
+            epoch = Epoch(number, trainer.step, mean, trainer.lr, elapsed, None, None, None, ())
             due = number % options.evaluate_every == 0 or number == recipe.epochs
             folder.save_state(trainer, epoch, due=validation is not None and due)
-            _evaluate_and_save(trainer, folder)
+            _finish_epoch(trainer, folder, hooks)
         if progress:
             remaining = seconds / (trainer.step - first) * (batches.steps - trainer.step)
             last = folder.epochs[-1] if folder.epochs else None
             progress(
                 RunProgress(trainer.step, batches.steps, float(loss), trainer.lr, remaining, last)
             )
+        if trainer.step % batches.per_epoch == 0 and _stops(folder):
+            return
 
 
 def _augment(trainer: Trainer, folder: RunFolder) -> Augment:
@@ -190,17 +215,53 @@ def _augment(trainer: Trainer, folder: RunFolder) -> Augment:
     return Augment(folder.recipe, trainer.model.preprocess, ignore_index=ignored)
 
 
-def _evaluate_and_save(trainer: Trainer, folder: RunFolder) -> None:
-    """Evaluate an epoch whose state is saved, if that is due, and save its weights."""
-    scores = None
-    if folder.due and folder.validation is not None:
+def _finish_epoch(trainer: Trainer, folder: RunFolder, hooks: _Hooks) -> None:
+    """Evaluate an epoch whose state is saved, if that is due; save its weights and the report."""
+    validation, scores, per_image = folder.validation, None, list[Scores]()
+    names = folder.dataset.label_set.names
+    counts = SegmentationMetrics(len(names), classes=names)
+    if folder.due and validation is not None:
         advice = (
             "while evaluating whole images; make the validation images smaller, or train without "
             "them (--no-val)"
         )
         with enough_memory(trainer.device, advice):
-            scores = evaluate(trainer.result, folder.validation, check=False)
+            scores = evaluate(
+                trainer.result,
+                validation,
+                check=False,
+                progress=hooks.validation_progress,
+                each=lambda _, own: per_image.append(own),
+                counts=counts,
+            )
     folder.save_weights(trainer, scores)
+    if distributed.rank() > 0:
+        return
+    result = EpochResult(
+        tuple(folder.epochs),
+        scores,
+        counts.confusion if scores else None,
+        folder.recipe,
+        trainer.result,
+        folder.folder,
+    )
+    folder.save_report(
+        write_report(
+            result,
+            data=(folder.dataset, validation),
+            device=trainer.device,
+            per_image=per_image,
+        )
+    )
+    if hooks.on_epoch:
+        hooks.on_epoch(result)
+
+
+def _stops(folder: RunFolder) -> bool:
+    """Return whether mIoU has not improved for `recipe.patience` epochs."""
+    last, best = folder.epochs[-1], best_of(folder.epochs)
+    patience = folder.recipe.patience
+    return patience is not None and last.miou is not None and last.epoch - best.epoch >= patience
 
 
 def _check_loss(loss: float, trainer: Trainer, folder: RunFolder, lr: float) -> None:

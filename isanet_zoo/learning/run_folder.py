@@ -1,4 +1,4 @@
-"""Folder of a training run: its lock, state, weights and log.
+"""Folder of a training run: its lock, state, weights, log and report.
 
 ::
 
@@ -6,6 +6,9 @@
     last.safetensors, best.safetensors    weights with their description
     log.csv                               a row per epoch
     check.png                             training images with masks, and after augmentation
+    recipe.json                           the hyper-parameters
+    report.md, curves.png                 summary of the run
+    confusion.csv, confusion.png, predictions.png    of the best epoch, with a validation
 
 Every file is written under another name and then renamed. `state.pt` is written before the epoch
 is evaluated, and it alone decides where a run resumes; the other files follow from it.
@@ -18,7 +21,8 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -34,6 +38,7 @@ from isanet_zoo.learning.run_state import (
     VERSION,
     Epoch,
     History,
+    best_of,
     read_run_state,
     write_run_state,
 )
@@ -46,6 +51,15 @@ from isanet_zoo.weights.stored import State
 
 logger = logging.getLogger(__name__)
 
+REPORT = (
+    "log.csv",
+    "recipe.json",
+    "report.md",
+    "curves.png",
+    "confusion.csv",
+    "confusion.png",
+    "predictions.png",
+)
 PROTOCOL = "single scale, whole image, labels at original size"
 
 
@@ -76,8 +90,7 @@ class RunFolder:
         seed: int,
     ) -> None:
         self.folder = folder
-        self.state, self.log = folder / "state.pt", folder / "log.csv"
-        self.sheet = folder / "check.png"
+        self.state, self.sheet = folder / "state.pt", folder / "check.png"
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.dataset, self.validation, self.recipe = dataset, validation, recipe
         terms = {
@@ -89,7 +102,7 @@ class RunFolder:
             "validation images": None if validation is None else len(validation),
             "processes": distributed.world_size(),
         }
-        del terms["epochs"]  # may grow
+        del terms["epochs"], terms["initialisation"]  # may grow; states where weights came from
         self.terms = {name: json.dumps(value) for name, value in terms.items()}
         self.epochs: list[Epoch] = []
         self.due = False
@@ -121,7 +134,7 @@ class RunFolder:
                 raise InputError(f"{self.folder} has no run to resume: {self.state} is missing")
             with contextlib.suppress(NotImplementedError):  # a file system without locks
                 lock.acquire(timeout=0)
-            files = (self.state, self.last, self.best, self.log)
+            files = (self.state, self.last, self.best, *(self.folder / name for name in REPORT))
             found = [file.name for file in files if file.exists()]
         except filelock.Timeout:
             raise InputError(
@@ -193,7 +206,7 @@ class RunFolder:
             write_run_state(trainer.state_dict(), history, temporary)
 
     def save_weights(self, trainer: Trainer, scores: Scores | None) -> None:
-        """Write the weights and the log after an epoch.
+        """Write the weights after an epoch.
 
         Args:
             trainer: the trainer.
@@ -202,10 +215,9 @@ class RunFolder:
         Raises:
             InputError: a file cannot be written.
         """
-        best = max((epoch.miou for epoch in self.epochs[:-1] if epoch.miou is not None), default=-1)
-        is_best, metrics = self.validation is None, []
+        metrics = []
         if scores is not None and self.validation is not None:
-            is_best, miou = scores.miou > best, 100 * scores.miou
+            miou = 100 * scores.miou
             metrics = [
                 Metric(
                     "mIoU", miou, self.validation.name, (1.0,), False, PROTOCOL, "isanet_zoo", miou
@@ -216,9 +228,12 @@ class RunFolder:
                 miou=scores.miou,
                 pixel_accuracy=scores.pixel_accuracy,
                 classes=scores.classes_evaluated,
+                iou=tuple(None if math.isnan(iou) else iou for iou in scores.iou.values()),
             )
         if distributed.rank() > 0:
             return
+        is_best = scores is not None or self.validation is None
+        is_best = is_best and best_of(self.epochs) is self.epochs[-1]
         for path in (self.last, self.best) if is_best else (self.last,):
             save_model(
                 trainer.result,
@@ -227,8 +242,30 @@ class RunFolder:
                 recipe=self.recipe,
                 metrics=metrics,
             )
-        with _writing(self.log) as temporary:
-            temporary.write_text(_as_csv(self.epochs), "utf-8")
+
+    def save_report(self, texts: Mapping[str, str]) -> None:
+        """Write the log, and other text files by their names.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        for name, text in {"log.csv": self._log(), **texts}.items():
+            with _writing(self.folder / name) as temporary:
+                temporary.write_text(text, "utf-8")
+
+    def _log(self) -> str:
+        """Return a CSV with a row per epoch, and a column for the IoU of each class."""
+        names = self.dataset.label_set.names
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(
+            [field.name for field in fields(Epoch)][:-1] + [f"iou {name}" for name in names]
+        )
+        for epoch in self.epochs:
+            *values, iou = asdict(epoch).values()
+            values += iou or [None] * len(names)
+            rows.writerow(["" if value is None else value for value in values])
+        return table.getvalue()
 
 
 @contextlib.contextmanager
@@ -242,13 +279,3 @@ def _writing(path: Path) -> Iterator[Path]:
         raise InputError(
             f"{path} cannot be written: {reason}; the run can be resumed from its last epoch"
         ) from error
-
-
-def _as_csv(epochs: list[Epoch]) -> str:
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(field.name for field in fields(Epoch))
-    rows.writerows(
-        ["" if value is None else value for value in asdict(epoch).values()] for epoch in epochs
-    )
-    return table.getvalue()

@@ -7,6 +7,7 @@ and ``digest``, the hash of all other entries.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from isanet_zoo import records
 from isanet_zoo.errors import CheckpointError, ManifestError
-from isanet_zoo.records import Range, Record, Text
+from isanet_zoo.records import MOST_CLASSES, Range, Record, Text
 from isanet_zoo.weights.containers import read_state
 from isanet_zoo.weights.stored import State
 from isanet_zoo.weights.tensors import state_digest
 
-VERSION = 2  # 1 was a pickle of nested dicts
+VERSION = 3  # 1 was a pickle of nested dicts, 2 had no IoU of classes
 LONGEST = 1 << 24  # bytes of the history
 
 Count = Annotated[int, Range(1, 2**53)]
@@ -40,6 +41,8 @@ class Epoch(Record):
     miou: float | None  # of the validation images; None if they were not evaluated
     pixel_accuracy: float | None  # likewise
     classes: int | None  # number of classes that `miou` is the mean of
+    # of each class, None where it is in neither masks nor predictions; () if not evaluated
+    iou: Annotated[tuple[float | None, ...], Range(0, MOST_CLASSES)]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class History(Record):
     planned: Count  # epochs of the whole run
     epochs: Annotated[tuple[Epoch, ...], Range(1, 10**6)]  # the last one is without scores
     due: bool  # the last epoch is evaluated
+
+
+def best_of(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the first epoch with the highest mIoU; the last one if none was evaluated."""
+    scored = [epoch for epoch in epochs if epoch.miou is not None]
+    return max(scored, key=lambda epoch: epoch.miou or 0.0) if scored else epochs[-1]
 
 
 def write_run_state(tensors: State, history: History, path: Path) -> None:

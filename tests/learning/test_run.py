@@ -18,12 +18,14 @@ from PIL import Image
 from isanet_zoo import InputError, Recipe, SegmentationDataset, evaluate, train
 from isanet_zoo.learning import batches
 from isanet_zoo.learning.run import RunProgress
+from isanet_zoo.learning.run_folder import REPORT
 from isanet_zoo.weights.description import Description, read_description
 from isanet_zoo.weights.tensors import state_digest
 from tests.learning import tiny
 from tests.learning.tiny import RECIPE
 
 COLUMNS = ["epoch", "step", "loss", "lr", "seconds", "miou", "pixel_accuracy", "classes"]
+COLUMNS += [f"iou {name}" for name in tiny.CLASSES]
 SHORT = replace(RECIPE, epochs=2, batch_size=2)
 
 
@@ -42,7 +44,14 @@ def outcome(out: Path) -> tuple[Any, ...]:
     """Return everything that a run leaves behind but its duration."""
     names = ("best.safetensors", "last.safetensors")
     rows = [{**row, "seconds": None} for row in read_log(out)]
-    return rows, *((read_description(out / name), digest(out / name)) for name in names)
+    report = [line for line in (out / "report.md").read_text().split("\n") if "| time" not in line]
+    drawings = [(out / name).read_bytes() for name in REPORT[1:] if name != "report.md"]
+    return (
+        rows,
+        report,
+        drawings,
+        *((read_description(out / name), digest(out / name)) for name in names),
+    )
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -52,6 +61,16 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def digest(path: Path) -> str:
     return state_digest(safetensors.torch.load_file(path))
+
+
+def replace_miou(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Replace the mIoU of the evaluations of `train`."""
+    pending = iter(values)
+
+    def evaluate_now(*arguments: Any, **options: Any) -> Any:
+        return replace(evaluate(*arguments, **options), miou=next(pending))
+
+    monkeypatch.setattr("isanet_zoo.learning.run.evaluate", evaluate_now)
 
 
 @pytest.fixture
@@ -105,8 +124,8 @@ def test_files_and_progress_describe_the_run(tmp_path: Path) -> None:
         progress=moments.append,
     )
     assert best == out / "best.safetensors"
-    names = ["best.safetensors", "check.png", "last.safetensors", "log.csv", "state.pt"]
-    assert sorted(contents(out)) == names
+    weights = ("best.safetensors", "check.png", "last.safetensors", "state.pt")
+    assert sorted(contents(out)) == sorted((*weights, *REPORT))
     rows = read_log(out)
     assert list(rows[0]) == COLUMNS
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4"), ("3", "6")]
@@ -151,9 +170,7 @@ def test_files_and_progress_describe_the_run(tmp_path: Path) -> None:
 def test_best_is_the_epoch_with_the_highest_miou(
     tmp_path: Path, small: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluate(tiny.network(small.label_set), small)
-    scores = iter(replace(real, miou=miou) for miou in (0.25, 0.5, 0.5, 0.125))
-    monkeypatch.setattr("isanet_zoo.learning.run.evaluate", lambda *_, **__: next(scores))
+    replace_miou(monkeypatch, 0.25, 0.5, 0.5, 0.125)
     model, recipe = tiny.network(small.label_set), replace(SHORT, batch_size=4, epochs=4)
     states: list[dict[str, Any]] = []
 
@@ -212,7 +229,7 @@ def test_reading_processes_do_not_change_the_result(
     outcomes = []
     for workers in (0, 1):
         model, out = tiny.network(small.label_set, dropout=0.1), tmp_path / str(workers)
-        train(model, small, SHORT, out, workers=workers)
+        train(model, small, SHORT, out, validation=small, workers=workers)
         outcomes.append(outcome(out))
     assert outcomes[0] == outcomes[1]
 
@@ -403,6 +420,7 @@ def test_other_classes_are_refused(tmp_path: Path, small: SegmentationDataset) -
         ({"device": 77}, "device '77' is not available"),
         ({"recipe": replace(SHORT, batch_size=5)}, "batch_size is 5, but there are 4 images"),
         ({"recipe": replace(SHORT, frozen=("stem",))}, "stem"),
+        ({"recipe": replace(SHORT, patience=5)}, "patience is 5, but there is no validation"),
         (
             {"recipe": replace(SHORT, batch_size=1, crop=(8, 8))},
             r"batch_size 1, crop \[8, 8\] and accumulate 1 leave one value per channel",

@@ -100,7 +100,7 @@ def test_run_that_exists_is_not_overwritten(run: Run) -> None:
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "log.csv"])
+@pytest.mark.parametrize("name", ["best.safetensors", "log.csv", "recipe.json", "report.md"])
 def test_weights_without_a_state_are_not_overwritten(run: Run, tmp_path: Path, name: str) -> None:
     data, finished, recipe = run
     shutil.copy(finished / name, tmp_path / name)
