@@ -25,7 +25,7 @@ def main(data: str, out: str, epochs: str = "20", crop: str = "320") -> None:
     model = isanet_zoo.create_model(name, pretrained=True, num_classes=classes, aux_loss=True)
     model.label_set = train.label_set
     recipe = isanet_zoo.Recipe(epochs=int(epochs), batch_size=2, crop=(int(crop), int(crop)))
-    with SummaryWriter(Path(out) / "tensorboard") as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(Path(out) / "tensorboard") as writer:
 
         def log(result: isanet_zoo.EpochResult) -> None:
             epoch, step = result.epoch, result.epoch.step
@@ -34,10 +34,10 @@ def main(data: str, out: str, epochs: str = "20", crop: str = "320") -> None:
                 values |= {"mIoU": result.scores.miou}
                 values |= {f"IoU/{label}": iou for label, iou in result.scores.iou.items()}
             for title, value in values.items():
-                writer.add_scalar(title, value, step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(title, value, step)
             if epoch == result.best:  # its drawing is new
                 drawing = np.asarray(Image.open(result.folder / "predictions.png"))  # (H, W, 3)
-                writer.add_image("predictions", drawing, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+                writer.add_image("predictions", drawing, step, dataformats="HWC")
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         isanet_zoo.train(model, train, recipe, out, validation=val, device=device, on_epoch=log)

@@ -27,7 +27,7 @@ from isanet_zoo.learning.metrics import Scores, SegmentationMetrics
 from isanet_zoo.learning.norms import check_batch
 from isanet_zoo.learning.report import EpochResult, write_report
 from isanet_zoo.learning.run_folder import RunFolder
-from isanet_zoo.learning.run_state import Epoch, best_of
+from isanet_zoo.learning.run_state import Epoch, has_stalled
 from isanet_zoo.learning.scan import Progress
 from isanet_zoo.learning.trainer import MAX_SEED, Trainer
 from isanet_zoo.learning.transforms import Augment
@@ -175,7 +175,7 @@ def _run(
     recipe, validation, progress = folder.recipe, folder.validation, hooks.progress
     if folder.epochs:  # the files of a resumed run may be older than its state
         _finish_epoch(trainer, folder, hooks)
-        if _stops(folder):
+        if has_stalled(folder.epochs, recipe.patience):
             return
     views = Augmented(folder.dataset, _augment(trainer, folder), seed=batches.seed)
     on_cpu, on_cuda = trainer.device.type == "cpu", trainer.device.type == "cuda"
@@ -206,7 +206,7 @@ def _run(
             progress(
                 RunProgress(trainer.step, batches.steps, float(loss), trainer.lr, remaining, last)
             )
-        if trainer.step % batches.per_epoch == 0 and _stops(folder):
+        if trainer.step % batches.per_epoch == 0 and has_stalled(folder.epochs, recipe.patience):
             return
 
 
@@ -255,13 +255,6 @@ def _finish_epoch(trainer: Trainer, folder: RunFolder, hooks: _Hooks) -> None:
     )
     if hooks.on_epoch:
         hooks.on_epoch(result)
-
-
-def _stops(folder: RunFolder) -> bool:
-    """Return whether mIoU has not improved for `recipe.patience` epochs."""
-    last, best = folder.epochs[-1], best_of(folder.epochs)
-    patience = folder.recipe.patience
-    return patience is not None and last.miou is not None and last.epoch - best.epoch >= patience
 
 
 def _check_loss(loss: float, trainer: Trainer, folder: RunFolder, lr: float) -> None:

@@ -62,6 +62,12 @@ def best_of(epochs: Sequence[Epoch]) -> Epoch:
     return max(scored, key=lambda epoch: epoch.miou or 0.0) if scored else epochs[-1]
 
 
+def has_stalled(epochs: Sequence[Epoch], patience: int | None) -> bool:
+    """Return whether the last epoch was evaluated and the best one is `patience` epochs ago."""
+    last, best = epochs[-1], best_of(epochs)
+    return patience is not None and last.miou is not None and last.epoch - best.epoch >= patience
+
+
 def write_run_state(tensors: State, history: History, path: Path) -> None:
     """Write the state of a run."""
     state = {key: tensor.cpu() for key, tensor in tensors.items()}
