@@ -1,4 +1,4 @@
-"""Demo page: classes, overlay and confidence of an uploaded image, on Gradio.
+"""Demo page: classes, confidence and attention of an uploaded image, on Gradio.
 
     pip install 'isanet-zoo[demo]'
     python examples/demo.py
@@ -11,6 +11,7 @@ Results are sent to the visitor inside the page, as data URLs: the server has no
 """
 
 import base64
+import contextlib
 import functools
 import html
 import io
@@ -51,6 +52,14 @@ STYLE = """
                cursor: ew-resize; }
 .shown hr { position: absolute; inset: 0 auto 0 var(--split); margin: 0; height: 100%;
             border: 0; border-left: 2px solid white; pointer-events: none; }
+.clicked { cursor: crosshair; }
+#point { display: none; }
+"""
+CLICK = """
+const box = this.getBoundingClientRect();
+const point = document.querySelector('#point textarea, #point input');
+point.value = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+point.dispatchEvent(new Event('input', {bubbles: true}));
 """
 
 
@@ -64,27 +73,60 @@ def segment(
     photo: str | None,
     name: str,
     progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008 - Gradio looks for it here
-) -> Iterator[tuple[str, str, str]]:
-    """Yield overlay, confidence and legend of an image as HTML, first empty."""
-    yield "", "", ""
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield overlay, confidence, an image to click and a legend as HTML, first empty."""
+    yield "", "", "", ""
     if photo is None:
         return
-    try:
+    with translated_errors(photo):
         progress(0, desc=f"Loading {name}")
         predictor = prepare(name)
         progress(0.5, desc="Segmenting")
         (segmentation,) = predictor.stream([photo])
-    except isanet_zoo.ZooError as error:
-        # Visitors see the file's name without the server's folder.
-        message = as_text(str(error).replace(f"{Path(photo).parent}{os.sep}", ""))
-        raise gr.Error(message, duration=None, print_exception=False) from error
     assert segmentation.confidence is not None
     before, after = (segmentation.overlay(alpha=alpha, legend=False) for alpha in (0, 0.5))
     yield (
         compare(before, after),
         f'<div class="shown">{image_tag(heat_map(segmentation.confidence))}</div>',
+        clickable(before),
         legend(segmentation) + download_link(segmentation, Path(photo).stem),
     )
+
+
+def explain(photo: str | None, name: str, point: str) -> str:
+    """Return the attention of a pixel as HTML.
+
+    Args:
+        photo: the upload.
+        name: of the model.
+        point: the pixel, as fractions of width and height, "0.5,0.25".
+    """
+    if photo is None:
+        return ""
+    with translated_errors(photo):
+        image = isanet_zoo.read_image(photo)
+        try:
+            fractions = [min(max(float(part), 0), 1) for part in point.split(",")]
+            sides = zip(fractions, image.size[::-1], strict=True)
+            x, y = (min(int(fraction * side), side - 1) for fraction, side in sides)
+        except (TypeError, ValueError) as error:  # also of NaN
+            raise isanet_zoo.InputError("click a point of the image") from error
+        found = prepare(name).explain(image, (x, y))
+    figures = (
+        f"Entropy {found.entropy:.1f} bits, effective radius {found.effective_radius:.0f} pixels, "
+        f"padding {found.padding:.1%}"
+    )
+    return f"{clickable(found.overlay())}<p>{figures}</p>"
+
+
+@contextlib.contextmanager
+def translated_errors(photo: str) -> Iterator[None]:
+    """Show errors to the visitor, with the file's name but without the server's folder."""
+    try:
+        yield
+    except isanet_zoo.ZooError as error:
+        message = as_text(str(error).replace(f"{Path(photo).parent}{os.sep}", ""))
+        raise gr.Error(message, duration=None, print_exception=False) from error
 
 
 def as_text(text: str) -> str:
@@ -112,6 +154,11 @@ def compare(before: Image.Image, after: Image.Image) -> str:
         f'<div class="shown">{image_tag(before)}{image_tag(after)}<hr>'
         f'<input type="range" aria-label="Before and after" oninput="{move}"></div>'
     )
+
+
+def clickable(image: Image.Image) -> str:
+    """Return an image as HTML, whose clicks are sent to `explain`."""
+    return f'<div class="shown clicked" onclick="{html.escape(CLICK)}">{image_tag(image)}</div>'
 
 
 def heat_map(confidence: NDArray[np.float32]) -> Image.Image:
@@ -175,11 +222,15 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
             with gr.Tab("Confidence"):
                 gr.Markdown("Dark: unsure. Bright: sure.")
                 heat = gr.HTML(min_height=560)
-    shown = [overlay, heat, classes]
+            with gr.Tab("Attention"):
+                gr.Markdown("Click a point. Bright: read by the network for this point.")
+                attention = gr.HTML(min_height=560)
+                point = gr.Textbox(elem_id="point", show_label=False)
+    shown = [overlay, heat, attention, classes]
     name.change(describe, name, about, show_progress="hidden")
     changed = [photo.change, name.change]
     # The browser empties the page at once, before the request waits in the queue.
-    gr.on(changed, None, None, shown, js="() => ['', '', '']")
+    gr.on(changed, None, None, shown, js="() => ['', '', '', '']")
     gr.on(
         changed,
         segment,
@@ -188,6 +239,14 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
         show_progress_on=[overlay, heat],
         trigger_mode="always_last",  # a new upload cancels the pending one
         concurrency_limit=1,  # one image at a time; other visitors see their place in the queue
+        concurrency_id="network",
+    )
+    point.change(
+        explain,
+        [photo, name, point],
+        attention,
+        trigger_mode="always_last",
+        concurrency_id="network",
     )
 demo.queue(max_size=WAITING)
 

@@ -374,6 +374,19 @@ class TestPage:
         style = page.locator(".shown").first.get_attribute("style")
         assert "--split: 20%" in style
 
+    def test_click_shows_the_attention_of_the_point(self, page: Any) -> None:
+        _upload(page, STREET)
+        page.locator(".legend").wait_for()
+        page.get_by_role("tab", name="Attention").click()
+        shown = page.locator(".clicked img:visible")
+        width, height = (shown.bounding_box()[side] for side in ("width", "height"))
+        shown.click(position={"x": width / 4, "y": height / 2})
+        page.get_by_text("effective radius").wait_for()
+        with Image.open(STREET) as street:
+            at = (street.width // 4, street.height // 2)
+        expected = isanet_zoo.Predictor(BUILT_IN).explain(STREET, at)
+        assert _difference(_image(shown), expected.overlay()) < 8  # JPEG, a pixel beside it
+
     def test_bad_files_end_in_the_messages_of_the_library(self, page: Any, tmp_path: Path) -> None:
         text, deep, broken = (tmp_path / name for name in ("text.jpg", "deep.png", "broken.jpg"))
         text.write_text("<b>no image</b>")
