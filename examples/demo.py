@@ -15,7 +15,9 @@ import contextlib
 import functools
 import html
 import io
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,22 +46,56 @@ STYLE = """
 .legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .legend i { display: inline-block; width: 1em; height: 1em; margin-right: 0.5em;
             border-radius: 3px; vertical-align: -0.1em; }
-.file-preview a { visibility: hidden; }
-.shown { position: relative; width: fit-content; margin: 0 auto; line-height: 0; --split: 50%; }
-.shown img { max-height: 560px; max-width: 100%; }
-.shown img + img { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--split)); }
-.shown input { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0;
-               cursor: ew-resize; }
-.shown hr { position: absolute; inset: 0 auto 0 var(--split); margin: 0; height: 100%;
-            border: 0; border-left: 2px solid white; pointer-events: none; }
-.clicked { cursor: crosshair; }
-#point { display: none; }
+.file-preview .download { display: none; }
+.shown { position: relative; margin: 0 auto; aspect-ratio: var(--ratio);
+         width: min(100%, var(--ratio) * max(16rem, 100svh - var(--others))); --others: 14rem; }
+.shown img { position: absolute; width: 100%; height: 100%; }
+.shown .colours { opacity: var(--opacity, 50%); }
+.shown .labels { display: none; }
+.shown output { position: absolute; left: clamp(4em, var(--x), 100% - 4em); top: var(--y);
+                transform: translate(-50%, -160%); padding: 0.2em 0.6em; border-radius: 4px;
+                background: #000c; color: white; white-space: nowrap; pointer-events: none; }
+.shown output:empty { display: none; }
+.controls { display: flex; flex-wrap: wrap; gap: 0.2em 1.5em; justify-content: space-between;
+            margin-top: 0.5em; }
+.controls label { display: flex; gap: 0.5em; }
+.tabitem { padding: 0.6rem 0 0 !important; }
+.html-container { padding: 0 !important; }
+.clicked .shown { cursor: crosshair; }
+.example button { width: 6rem; height: 4.5rem; color: transparent; }
+@media (max-width: 48rem) { .shown { --others: 27rem; } }
 """
-CLICK = """
-const box = this.getBoundingClientRect();
-const point = document.querySelector('#point textarea, #point input');
-point.value = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-point.dispatchEvent(new Event('input', {bubbles: true}));
+PLACE = """
+function place(event, shown) {  // of the pointer, as fractions of width and height
+    const box = shown.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+"""
+NAME_CLASSES = """
+function nameClass(event) {
+    const shown = event.target.closest('.shown');
+    if (!shown) return;
+    const [x, y] = place(event, shown), [labels, name] = shown.querySelectorAll('.labels, output');
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d');
+    canvas.drawImage(labels, -Math.floor(x * labels.naturalWidth),
+                     -Math.floor(y * labels.naturalHeight));
+    const [index] = canvas.getImageData(0, 0, 1, 1).data;
+    name.textContent = JSON.parse(shown.dataset.classes)[index];
+    name.style.cssText = `--x: ${100 * x}%; --y: ${100 * y}%`;
+}
+element.addEventListener('pointermove', nameClass);
+element.addEventListener('pointerdown', nameClass);
+element.addEventListener('pointerleave', ({pointerType}) => {  // a tap leaves at once
+    if (pointerType === 'mouse') element.querySelector('output')?.replaceChildren();
+});
+element.addEventListener('input', ({target}) =>
+    element.querySelector('.shown').style.setProperty('--opacity', `${target.value}%`));
+"""
+EXPLAIN = """
+element.addEventListener('click', event => {
+    const shown = event.target.closest('.shown');
+    if (shown) trigger('click', {point: place(event, shown)});
+});
 """
 
 
@@ -82,41 +118,44 @@ def segment(
         progress(0, desc=f"Loading {name}")
         predictor = prepare(name)
         progress(0.5, desc="Segmenting")
+        start = time.perf_counter()
         (segmentation,) = predictor.stream([photo])
+        seconds = time.perf_counter() - start
     assert segmentation.confidence is not None
-    before, after = (segmentation.overlay(alpha=alpha, legend=False) for alpha in (0, 0.5))
+    original = segmentation.overlay(alpha=0, legend=False)
+    taken = f"{seconds:.2f} s on {predictor.device}, engine {predictor.engine.name}"
     yield (
-        compare(before, after),
-        f'<div class="shown">{image_tag(heat_map(segmentation.confidence))}</div>',
-        clickable(before),
+        compare(segmentation, original, taken),
+        show(heat_map(segmentation.confidence)),
+        show(original),
         legend(segmentation) + download_link(segmentation, Path(photo).stem),
     )
 
 
-def explain(photo: str | None, name: str, point: str) -> str:
+def explain(photo: str | None, name: str, event: gr.EventData) -> str:
     """Return the attention of a pixel as HTML.
 
     Args:
         photo: the upload.
         name: of the model.
-        point: the pixel, as fractions of width and height, "0.5,0.25".
+        event: a click, whose `point` is the pixel as fractions of width and height.
     """
     if photo is None:
         return ""
     with translated_errors(photo):
         image = isanet_zoo.read_image(photo)
         try:
-            fractions = [min(max(float(part), 0), 1) for part in point.split(",")]
+            fractions = [min(max(float(part), 0), 1) for part in event.point]
             sides = zip(fractions, image.size[::-1], strict=True)
             x, y = (min(int(fraction * side), side - 1) for fraction, side in sides)
-        except (TypeError, ValueError) as error:  # also of NaN
+        except (AttributeError, TypeError, ValueError) as error:  # also of NaN
             raise isanet_zoo.InputError("click a point of the image") from error
         found = prepare(name).explain(image, (x, y))
     figures = (
         f"Entropy {found.entropy:.1f} bits, effective radius {found.effective_radius:.0f} pixels, "
         f"padding {found.padding:.1%}"
     )
-    return f"{clickable(found.overlay())}<p>{figures}</p>"
+    return f"{show(found.overlay())}<p>{figures}</p>"
 
 
 @contextlib.contextmanager
@@ -141,24 +180,34 @@ def data_url(image: Image.Image, kind: str, **options: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def image_tag(image: Image.Image) -> str:
-    """Return an image as HTML, at most as large as `SHOWN`."""
-    image.thumbnail(SHOWN)
-    return f'<img src="{data_url(image, "jpeg", quality=90)}">'
+def image_tag(image: Image.Image, kind: str = "jpeg", role: str = "image") -> str:
+    """Return an image as HTML, at most as large as `SHOWN`; label maps keep their values."""
+    image = image.copy()
+    image.thumbnail(SHOWN, Image.Resampling[{"jpeg": "BICUBIC", "png": "NEAREST"}[kind]])
+    return f'<img class="{role}" src="{data_url(image, kind)}">'
 
 
-def compare(before: Image.Image, after: Image.Image) -> str:
-    """Return two images as HTML, divided by a line that follows the pointer."""
-    move = "this.parentElement.style.setProperty('--split', this.value + '%')"
+def show(image: Image.Image, layers: str = "", attributes: str = "") -> str:
+    """Return an image below others of its size as HTML, as large as the window permits."""
+    style = f"--ratio: {image.width / image.height:.4f}"
+    return f'<div class="shown" style="{style}" {attributes}>{image_tag(image)}{layers}</div>'
+
+
+def compare(segmentation: isanet_zoo.Segmentation, image: Image.Image, taken: str) -> str:
+    """Return an image below the colours of its classes as HTML, with a slider for their opacity.
+
+    The browser reads the class under the pointer from a hidden label map.
+    """
+    label_set = segmentation.label_set
+    names = [printable(label_set.short_name(index), 200) for index in range(len(label_set))]
+    colours = image_tag(segmentation.to_image(), "png", "colours")
+    labels = image_tag(Image.fromarray(segmentation.labels), "png", "labels")
+    attributes = f'data-classes="{html.escape(json.dumps(names))}"'
     return (
-        f'<div class="shown">{image_tag(before)}{image_tag(after)}<hr>'
-        f'<input type="range" aria-label="Before and after" oninput="{move}"></div>'
+        show(image, f"{colours}{labels}<output></output>", attributes)
+        + '<div class="controls"><label>Opacity <input type="range"></label>'
+        + f"<span>{as_text(taken)}</span></div>"
     )
-
-
-def clickable(image: Image.Image) -> str:
-    """Return an image as HTML, whose clicks are sent to `explain`."""
-    return f'<div class="shown clicked" onclick="{html.escape(CLICK)}">{image_tag(image)}</div>'
 
 
 def heat_map(confidence: NDArray[np.float32]) -> Image.Image:
@@ -186,7 +235,7 @@ def download_link(segmentation: isanet_zoo.Segmentation, stem: str) -> str:
     """Return a link to the class map, in which a pixel's value is its class."""
     url = data_url(segmentation.to_image(), "png")
     name = as_text(f"{stem}.labels.png")
-    return f'<a href="{url}" download="{name}">Download the class map (PNG)</a>'
+    return f'<p><a href="{url}" download="{name}">Download the class map</a></p>'
 
 
 def describe(name: str) -> str:
@@ -199,6 +248,16 @@ def describe(name: str) -> str:
     )
 
 
+def example_style() -> str:
+    """Return the rule that shows the example's button as a thumbnail."""
+    if not STREET.exists():
+        return ""
+    with Image.open(STREET) as street:
+        street.thumbnail((192, 144))
+        url = data_url(street, "jpeg")
+    return f".example button {{ background: url({url}) center / cover !important; }}"
+
+
 def refuse_files(request: Request) -> None:
     """Answer requests for files with 404: the page needs none, and uploads are private."""
     if "/file" in request.url.path:
@@ -206,26 +265,30 @@ def refuse_files(request: Request) -> None:
 
 
 with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
-    gr.Markdown("# ISANet\nClasses of an image, pixel by pixel, and the confidence in them.")
+    gr.Markdown("## ISANet demo")
     with gr.Row():
-        with gr.Column(scale=1, min_width=320):
-            # Files of any kind: the library checks them.
-            photo = gr.File(label=f"Image, up to {UPLOAD_MB} MB", height=120)
-            if STREET.exists():
-                gr.Examples([[str(STREET)]], photo, label="For example")
+        with gr.Column(scale=5, min_width=240):
+            with gr.Row():
+                # Files of any kind: the library checks them.
+                photo = gr.File(label=f"Image, up to {UPLOAD_MB} MB", height=120, min_width=160)
+                if STREET.exists():
+                    with gr.Column(elem_classes="example", scale=0, min_width=96):
+                        gr.Examples([[str(STREET)]], photo, label="Example")
             name = gr.Dropdown(MODELS, value=BUILT_IN, label="Model")
-            about = gr.HTML(describe(BUILT_IN))
-            classes = gr.HTML()
-        with gr.Column(scale=2, min_width=480):
+        with gr.Column(scale=9, min_width=320):
             with gr.Tab("Classes"):
-                overlay = gr.HTML(min_height=560)
+                overlay = gr.HTML(min_height=200, js_on_load=PLACE + NAME_CLASSES)
             with gr.Tab("Confidence"):
+                heat = gr.HTML(min_height=200)
                 gr.Markdown("Dark: unsure. Bright: sure.")
-                heat = gr.HTML(min_height=560)
             with gr.Tab("Attention"):
+                attention = gr.HTML(
+                    min_height=200, js_on_load=PLACE + EXPLAIN, elem_classes="clicked"
+                )
                 gr.Markdown("Click a point. Bright: read by the network for this point.")
-                attention = gr.HTML(min_height=560)
-                point = gr.Textbox(elem_id="point", show_label=False)
+        with gr.Column(scale=3, min_width=200):
+            classes = gr.HTML()
+            about = gr.HTML(describe(BUILT_IN))
     shown = [overlay, heat, attention, classes]
     name.change(describe, name, about, show_progress="hidden")
     changed = [photo.change, name.change]
@@ -241,9 +304,9 @@ with gr.Blocks(title="ISANet", analytics_enabled=False, delete_cache=(3600, 3600
         concurrency_limit=1,  # one image at a time; other visitors see their place in the queue
         concurrency_id="network",
     )
-    point.change(
+    attention.click(
         explain,
-        [photo, name, point],
+        [photo, name],
         attention,
         trigger_mode="always_last",
         concurrency_id="network",
@@ -256,7 +319,7 @@ def main() -> None:
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     demo.launch(
         theme=gr.themes.Default(primary_hue="slate", font="system-ui", font_mono="monospace"),
-        css=STYLE,
+        css=STYLE + example_style(),
         footer_links=[],
         max_file_size=UPLOAD_MB * 2**20,
         app_kwargs={"dependencies": [Depends(refuse_files)]},

@@ -49,6 +49,7 @@ HOSTILE = (
 )
 HOSTILE_PAGE = f"""
 import sys
+from types import SimpleNamespace
 sys.path.insert(0, {str(EXAMPLES)!r})
 import numpy as np
 import demo
@@ -56,6 +57,9 @@ from isanet_zoo import LabelSet, Segmentation
 from isanet_zoo.imaging.reading import read_image
 
 class Predictor:
+    device = "cpu"
+    engine = SimpleNamespace(name="torch")
+
     def stream(self, images):
         label_set = LabelSet.generic({len(HOSTILE)})
         object.__setattr__(label_set, "names", {HOSTILE!r})
@@ -292,8 +296,8 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def opened(browser: Any, address: str) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}} | options)
     page.set_default_timeout(1000 * PATIENCE)
     requested: list[str] = []
     problems: list[str] = []
@@ -317,7 +321,7 @@ def _image(image: Any) -> Image.Image:
     """Decode the data URL of an element of the page."""
     image.wait_for()
     head, _, content = image.get_attribute("src").partition(",")
-    assert head == "data:image/jpeg;base64"
+    assert head in ("data:image/jpeg;base64", "data:image/png;base64")
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
@@ -345,11 +349,13 @@ class TestPage:
             assert page.locator(".legend tr").all_inner_texts() == _rows(expected)
 
             shown = page.get_by_role("tabpanel").locator("img:visible")
-            before, after = (_image(shown.nth(number)) for number in range(2))
+            before, colours = (_image(shown.nth(number)).convert("RGB") for number in range(2))
+            assert shown.nth(1).evaluate("image => getComputedStyle(image).opacity") == "0.5"
             with Image.open(photo) as original:
                 assert _difference(before, original) < 5  # lost by JPEG
+            after = Image.blend(before, colours, 0.5)
             assert _difference(after, expected.overlay(legend=False)) < 5
-            assert _difference(before, after) > 20
+            assert page.get_by_text(re.compile(r"^\d+\.\d\d s on cpu, engine torch$")).count() == 1
 
             with page.expect_download() as download:
                 page.get_by_text("Download the class map").click()
@@ -364,15 +370,38 @@ class TestPage:
             assert np.corrcoef(brightness.ravel(), expected.confidence.ravel())[0, 1] > 0.9
             page.get_by_role("tab", name="Classes").click()
         if target := os.environ.get("DEMO_SCREENSHOT"):  # makes the README's image
-            page.mouse.move(0, 0)
+            page.locator(".shown:visible").hover()
             page.wait_for_timeout(1000)  # until nothing moves any more
             page.screenshot(path=target, type="jpeg", quality=85)
 
-    def test_divider_follows_the_slider(self, page: Any) -> None:
+    def test_opacity_of_the_colours_follows_the_slider(self, page: Any) -> None:
         _upload(page, STREET)
-        page.get_by_label("Before and after").fill("20")
-        style = page.locator(".shown").first.get_attribute("style")
-        assert "--split: 20%" in style
+        page.get_by_label("Opacity").fill("20")
+        colours = page.locator(".colours")
+        assert colours.evaluate("image => getComputedStyle(image).opacity") == "0.2"
+
+    @pytest.mark.parametrize("phone", [False, True])
+    def test_result_fits_the_window_and_names_the_class_at_a_point(
+        self, browser: Any, address: str, phone: bool
+    ) -> None:
+        expected = isanet_zoo.Predictor(BUILT_IN)(STREET)
+        assert isinstance(expected, isanet_zoo.Segmentation)
+        size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
+        with opened(browser, address, viewport=size, has_touch=phone, is_mobile=phone) as page:
+            page.get_by_text("street.jpg").click()
+            page.locator(".legend").wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+            for part in (".shown:visible", ".controls"):
+                box = page.locator(part).bounding_box()
+                assert 0 <= box["y"] <= box["y"] + box["height"] <= size["height"]
+            box = page.locator(".shown:visible").bounding_box()
+            assert box["width"] > (0.8 if phone else 0.45) * size["width"]
+            touch = page.touchscreen.tap if phone else page.mouse.move
+            height, width = expected.labels.shape
+            for across, down in ((0.1, 0.3), (0.4, 0.1), (0.4, 0.85)):  # building, sky, pavement
+                touch(box["x"] + across * box["width"], box["y"] + down * box["height"])
+                index = expected.labels[int(down * height), int(across * width)]
+                assert page.locator("output").inner_text() == expected.label_set.names[index]
 
     def test_click_shows_the_attention_of_the_point(self, page: Any) -> None:
         _upload(page, STREET)
@@ -434,7 +463,10 @@ class TestPage:
             rows = page.locator(".legend tr").all_inner_texts()
             names = [name.replace("\x1b", "\\x1b") for name in HOSTILE]
             assert [row.split("\t")[0] for row in rows] == names
-            assert page.locator(".legend :is(img, a, b, strong, code)").count() == 0
+            box = page.locator(".shown:visible").bounding_box()
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            assert page.locator("output").inner_text() in names
+            assert page.locator(":is(.legend, output) :is(img, a, b, strong, code)").count() == 0
 
     def test_file_names_are_shown_as_text(self, page: Any, tmp_path: Path) -> None:
         path = tmp_path / "**b** <img src=x onerror=alert(1)> {{7}} ${1+6}.jpg"
