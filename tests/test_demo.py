@@ -369,10 +369,11 @@ class TestPage:
             brightness = np.asarray(heat.convert("L"), float)
             assert np.corrcoef(brightness.ravel(), expected.confidence.ravel())[0, 1] > 0.9
             page.get_by_role("tab", name="Classes").click()
-        if target := os.environ.get("DEMO_SCREENSHOT"):  # makes the README's image
+        if target := os.environ.get("DEMO_SCREENSHOT"):  # makes examples/demo.jpg
             page.locator(".shown:visible").hover()
             page.wait_for_timeout(1000)  # until nothing moves any more
-            page.screenshot(path=target, type="jpeg", quality=85)
+            clip = {"x": 0, "y": 0, "width": 1280, "height": 640}
+            page.screenshot(path=target, type="jpeg", quality=85, clip=clip)
 
     def test_opacity_of_the_colours_follows_the_slider(self, page: Any) -> None:
         _upload(page, STREET)
