@@ -22,9 +22,10 @@ def render() -> str:
     """Return the page: a section for each command."""
     parser = make_parser()
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    summaries = {action.dest: action.help for action in commands._choices_actions}
     sections = [
-        "\n".join([f"## {name}\n", f"{summaries[name]}\n", *_arguments(command), *_epilog(command)])
+        "\n".join(
+            [f"## {name}\n", f"{command.description}\n", *_arguments(command), *_epilog(command)]
+        )
         for name, command in commands.choices.items()
     ]
     return "\n".join([HEAD, *sections])
@@ -46,7 +47,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _epilog(parser: argparse.ArgumentParser) -> Iterator[str]:
     if parser.epilog:
-        yield f"```console\n{parser.epilog.strip()}\n```\n"
+        yield f"```console\n$ {parser.epilog.removeprefix('example: ')}\n```\n"
 
 
 if __name__ == "__main__":

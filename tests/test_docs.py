@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import isanet_zoo
-from isanet_zoo.commands.main import COMMANDS, main, make_parser
+from isanet_zoo.commands.main import COMMANDS, MAINTAIN, main, make_parser
 from isanet_zoo.manifest.lookup import load_manifest
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
@@ -107,7 +107,7 @@ def test_table_of_models_is_that_of_the_manifest(capsys: pytest.CaptureFixture[s
 def test_page_of_commands_is_that_of_the_parser() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "command_line.py"))["render"]()
     assert page == PAGES["docs/command_line.md"], "run `python docs/command_line.py`"
-    assert all(f"## {name}\n" in page for name in COMMANDS)
+    assert all(f"## {name}\n" in page for name in COMMANDS | MAINTAIN)
 
 
 def test_reference_has_every_public_name() -> None:

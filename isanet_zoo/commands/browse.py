@@ -67,7 +67,7 @@ def list_run(options: argparse.Namespace) -> int:
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
-    parser.add_argument("name")
+    parser.add_argument("name", metavar="NAME", help="see `list`")
     add_json(parser)
 
 

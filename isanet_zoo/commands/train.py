@@ -38,7 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "train")
     parser.add_argument("--val-split", default="val", metavar="SPLIT", help="(default: val)")
     parser.add_argument("--no-val", action="store_true", help="train without validation")
-    parser.add_argument("--eval-every", type=int, default=1, metavar="EPOCHS")
+    parser.add_argument(
+        "--eval-every",
+        type=int,
+        default=1,
+        metavar="EPOCHS",
+        help="epochs from one validation to the next (default: 1)",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-w", "--weights", help="start from a tag of the model, or a file")
     start.add_argument("--imagenet", action="store_true", help="start from timm's encoder")
@@ -65,7 +71,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume the run in --out with its recipe; with more epochs, extend it",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random numbers")
     parser.add_argument(
         "--workers", type=int, default=2, metavar="N", help="processes that read images"
     )

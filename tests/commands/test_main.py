@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import logging
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from isanet_zoo.commands import main as main_module
-from isanet_zoo.commands.main import main, make_parser
+from isanet_zoo.commands.main import COMMANDS, MAINTAIN, main, make_parser
 from tests.conftest import TinyZoo
 
 
@@ -90,3 +92,24 @@ def test_log_record_with_control_characters_is_escaped(capsys: pytest.CaptureFix
     with main_module._log_to_stderr(logging.WARNING):
         logging.getLogger("isanet_zoo.test").warning("folder %s", "\x1b[2J\x07")
     assert capsys.readouterr().err == "isanet-zoo: folder \\x1b[2J\\x07\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS | MAINTAIN)
+def test_help_of_a_command_has_an_example_and_describes_each_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    example = capsys.readouterr().out.rpartition("example: isanet-zoo ")[2]
+    make_parser().parse_args(shlex.split(example))
+    command = argparse.ArgumentParser()
+    (COMMANDS | MAINTAIN)[name][2](command)
+    assert [action.dest for action in command._actions if not action.help] == []
+
+
+def test_help_lists_commands_for_maintainers_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands, maintain = capsys.readouterr().out.split("commands for maintainers:")
+    assert all(f"  {name} " in commands for name in COMMANDS)
+    assert all(f"  {name} " in maintain and f"  {name} " not in commands for name in MAINTAIN)
