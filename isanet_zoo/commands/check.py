@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isanet_zoo.commands.arguments import add_json, add_masks, layout, mask_options, to_path
+from isanet_zoo.commands.arguments import add_json, to_path
+from isanet_zoo.commands.data_arguments import add_masks, layout, mask_options
 from isanet_zoo.commands.output import Bar, complain, print_json, print_note, print_table
 from isanet_zoo.errors import InputError
 from isanet_zoo.files import check_target

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isanet_zoo.commands.arguments import (
-    add_data,
     add_json,
     add_model,
     add_no_check,
     add_prediction,
     add_weights,
     load,
-    open_data,
     prediction,
     to_path,
 )
+from isanet_zoo.commands.data_arguments import add_data, open_data
 from isanet_zoo.commands.output import Bar, print_json
 from isanet_zoo.errors import InputError
 from isanet_zoo.files import atomic_write, check_target, open_regular

@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isanet_zoo import records
-from isanet_zoo.commands.arguments import (
-    add_data,
-    add_device,
-    add_model,
-    add_no_check,
-    device,
-    open_data,
-    to_path,
-)
+from isanet_zoo.commands.arguments import add_device, add_model, add_no_check, device, to_path
+from isanet_zoo.commands.data_arguments import add_data, open_data
 from isanet_zoo.commands.output import Bar, print_lines
 from isanet_zoo.commands.run_length import RunLength
 from isanet_zoo.commands.start import build_model, build_on_encoder, describe

@@ -36,7 +36,7 @@ from isanet_zoo.inference.remote import read_any
 from isanet_zoo.inference.scores import read_labels, score_views
 from isanet_zoo.inference.threads import delayed, in_order
 from isanet_zoo.inference.tiles import tile_grid
-from isanet_zoo.inference.views import Tile, Views, check_flag
+from isanet_zoo.inference.views import Tile, Views, check_flag, check_network
 from isanet_zoo.manifest.own_classes import OwnClasses, merge_classes
 from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import whole_number
@@ -133,7 +133,7 @@ class Predictor:
                 options = options._replace(device=resolve_device(device, best_device()))
             model = create_model(os.fspath(model), pretrained=True)
         if not is_onnx(model):
-            _check_network(model)
+            check_network(model)
         self.engine = create_engine(model, name=engine, **options._asdict())
         if self.engine.output == "labels":
             others = {"confidence": confidence, "probabilities": probabilities, "classes": classes}
@@ -246,8 +246,7 @@ class Predictor:
     def _prepare(self, images: Sequence[LoadedImage]) -> Tensor:
         """Return images of one size as the network's input, (B, 3, h, w)."""
         pixels = torch.stack([image.pixels for image in images])  # (B, 3, H, W)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        pixels = cuda.to_device(pixels, self.device)
+        pixels = cuda.to_device(pixels.contiguous(memory_format=torch.channels_last), self.device)
         return prepare(pixels, self.engine.preprocess, resize=self.views.resize)
 
 
@@ -299,16 +298,3 @@ def predict(
         probabilities=probabilities,
     )
     return predictor(images, progress=progress)
-
-
-def _check_network(model: object) -> None:
-    """Raise InputError if a network cannot be used with images."""
-    if not isinstance(model, ISANet):
-        raise InputError(f"expected an ISANet or the name of one, got {type(model).__name__}")
-    if model.config.in_chans != 3:
-        raise InputError(
-            f"predict reads RGB images, but this network takes {model.config.in_chans} channels; "
-            "call the network itself on your tensors"
-        )
-    if model.config.num_classes > 256:
-        raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isanet_zoo.errors import InputError
 from isanet_zoo.manifest.config import Preprocess
+from isanet_zoo.network.isanet import ISANet
 from isanet_zoo.records import real_number, whole_number
 
 Tile: TypeAlias = int | tuple[int, int] | Literal["whole"]
@@ -146,3 +147,20 @@ def _tile(value: Any) -> Tile | None:
 def _plain(value: Any) -> Any:
     """Return arrays, tensors and NumPy's scalars as lists and numbers."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic, Tensor)) else value
+
+
+def check_network(model: object) -> None:
+    """Check that a network can be used with images.
+
+    Raises:
+        InputError: it is no ISANet, takes no RGB images, or has more classes than label maps have.
+    """
+    if not isinstance(model, ISANet):
+        raise InputError(f"expected an ISANet or the name of one, got {type(model).__name__}")
+    if model.config.in_chans != 3:
+        raise InputError(
+            f"predict reads RGB images, but this network takes {model.config.in_chans} channels; "
+            "call the network itself on your tensors"
+        )
+    if model.config.num_classes > 256:
+        raise InputError(f"{model.config.num_classes} classes do not fit into 8-bit label maps")

@@ -14,7 +14,7 @@ import torch
 from PIL import features
 
 from isanet_zoo import InputError, open_dataset
-from isanet_zoo.commands.arguments import LAYOUTS
+from isanet_zoo.commands.data_arguments import LAYOUTS
 from isanet_zoo.imaging.formats import SUFFIXES
 from isanet_zoo.learning.layouts import DATASET_LAYOUTS, guess_layout
 from tests.learning.files import IDS, write_folder, write_image, write_mask, write_split
