@@ -387,7 +387,7 @@ def test_state_is_saved_before_a_failing_validation(
 
     with pytest.raises(InputError, match=r"val/1\.png"):
         train_now(tmp_path / "run", check=False)
-    assert sorted(contents(tmp_path / "run")) == ["check.png", "state.pt"]
+    assert list(contents(tmp_path / "run")) == ["state.pt"]
     mask.write_bytes(good)
     steps: list[int] = []
     train_now(tmp_path / "run", resume=True, progress=lambda moment: steps.append(moment.step))
