@@ -99,8 +99,9 @@ def test_attention_equals_upstreams() -> None:
         context = head.attention(reduced)
         fused = head.fuse(torch.cat([context, reduced], dim=1))
     close(reduced, vectors["in_conv"])
-    close(context, vectors["local_restored_cropped"])
-    close(fused, vectors["out_conv"])
+    # Processors add thousands of products in different orders; the last bits differ.
+    close(context, vectors["local_restored_cropped"], 2e-5)
+    close(fused, vectors["out_conv"], 2e-5)
 
 
 @pytest.mark.usefixtures("zoo")
