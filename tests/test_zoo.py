@@ -98,8 +98,8 @@ def test_attention_equals_upstreams() -> None:
         reduced = head.reduce(torch.from_numpy(np.maximum(noise, 0)))
         context = head.attention(reduced)
         fused = head.fuse(torch.cat([context, reduced], dim=1))
-    close(reduced, vectors["in_conv"])
     # Processors add thousands of products in different orders; the last bits differ.
+    close(reduced, vectors["in_conv"], 2e-5)
     close(context, vectors["local_restored_cropped"], 2e-5)
     close(fused, vectors["out_conv"], 2e-5)
 
