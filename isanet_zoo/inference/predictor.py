@@ -63,7 +63,7 @@ class Predictor:
             are then loaded. Exported files, ``*.onnx``, are run by onnxruntime.
         engine: ``"torch"``, the default for all models but exported files, or ``"onnxruntime"``,
             which is faster on CPUs (``pip install 'isanet-zoo[onnx]'``). It exports the network
-            when it is first used, which may take a minute, and keeps the graph in the cache; see
+            when it is first used, which takes minutes, and keeps the graph in the cache; see
             `export_onnx` about other networks in the process meanwhile.
         device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
             computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
