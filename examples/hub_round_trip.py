@@ -34,8 +34,9 @@ def main(repo: str | None = None) -> None:
     # Classes, colours, preprocessing and the origin of the weights are saved, too.
     assert again.label_set == model.label_set
     assert again.preprocess == model.preprocess
+    tensors = again.state_dict()
     for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[key]), key
+        assert torch.equal(tensor, tensors[key]), key
     before, after = (next(isanet_zoo.Predictor(m).stream(PHOTO)) for m in (model, again))
     assert (before.labels == after.labels).all()
     print("the same tensors, classes and labels:", ", ".join(again.classes))
