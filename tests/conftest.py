@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,15 @@ class TinyZoo:
     published: Path
     mirror: Path
     manifest: Path
+
+
+@pytest.fixture
+def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the built-in model resize images to 200 x 150 pixels instead of 800 x 600."""
+    weights = lookup.get_weights("isanet_efficientnet_lite0os8_camvid")
+    assert weights.preprocess.resize == (800, 600)
+    small = replace(weights, preprocess=replace(weights.preprocess, resize=(200, 150)))
+    monkeypatch.setitem(lookup.load_manifest(), weights.name, small)
 
 
 TINY_NETWORK = NetworkConfig(

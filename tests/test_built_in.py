@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import isanet_zoo
 from isanet_zoo.cache import entries
@@ -88,13 +89,21 @@ def test_factory_loads_and_adapts_the_weights() -> None:
     assert other.load_report.adapted == ("backbone.conv_stem.weight",)
 
 
-def test_prediction_of_a_street_finds_sky_buildings_and_ground() -> None:
+@pytest.fixture(scope="module")
+def street() -> isanet_zoo.Segmentation:
+    """The model's segmentation of the photo."""
     segmentation = isanet_zoo.predict(NAME, STREET)
     assert isinstance(segmentation, isanet_zoo.Segmentation)
-    assert segmentation.labels.shape == (563, 751)
+    return segmentation
+
+
+def test_prediction_of_a_street_finds_sky_buildings_and_ground(
+    street: isanet_zoo.Segmentation,
+) -> None:
+    assert street.labels.shape == (563, 751)
 
     def fraction(area: tuple[slice, slice], *names: str) -> float:
-        return float(np.mean([segmentation.mask(name)[area].mean() for name in names]) * len(names))
+        return float(np.mean([street.mask(name)[area].mean() for name in names]) * len(names))
 
     assert fraction((slice(0, 60), slice(220, 700)), "Sky") > 0.95
     assert fraction((slice(250, 380), slice(0, 100)), "Building") > 0.9
@@ -102,6 +111,13 @@ def test_prediction_of_a_street_finds_sky_buildings_and_ground() -> None:
     assert fraction((slice(480, 563), slice(100, 500)), "Road", "Pavement") > 0.9
 
 
+def test_overlay_of_the_readme_is_that_of_the_street(street: isanet_zoo.Segmentation) -> None:
+    with Image.open(STREET.with_name("street_overlay.jpg")) as kept:
+        difference = np.abs(np.asarray(kept, float) - np.asarray(street.overlay(), float))
+    assert difference.mean() < 3  # of 255; lost by JPEG
+
+
+@pytest.mark.usefixtures("small_inputs")
 def test_predict_command_without_a_model_names_the_built_in_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

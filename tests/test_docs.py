@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import isanet_zoo
 from isanet_zoo.commands.main import COMMANDS, MAINTAIN, main, make_parser
@@ -61,9 +61,11 @@ COMMANDS_SHOWN = sorted(
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the examples, and the files that pages show by `cat`."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_inputs: None) -> Path:
+    """A working folder with a smaller street.jpg, and the files that pages show by `cat`."""
+    (tmp_path / "examples").mkdir()
+    with Image.open(ROOT / "examples" / "street.jpg") as photo:
+        photo.resize((450, 337)).save(tmp_path / "examples" / "street.jpg")
     for text in PAGES.values():
         for name, content in re.findall(r"^\$ cat (\S+)\n(.*)$", text, re.MULTILINE):
             (tmp_path / name).write_text(content, "utf-8")

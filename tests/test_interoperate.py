@@ -69,6 +69,7 @@ def encoded(image: Image.Image) -> bytes:
 DOCUMENT = (EXAMPLES.parent / "docs" / "interoperate.md").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("small_inputs")
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL))
 def test_python_of_the_page_runs(
     code: str,

@@ -17,6 +17,8 @@ from isanet_zoo import InputError
 av = pytest.importorskip("av")
 
 EXAMPLES = Path(isanet_zoo.__file__).parents[1] / "examples"
+pytestmark = pytest.mark.usefixtures("small_inputs")
+
 TIMES = (0, 40, 95, 300, 340)  # milliseconds: the frame rate varies
 SIZE = (161, 120)  # an odd width, which H.264 does not support in most players
 

@@ -75,6 +75,7 @@ def test_photo_becomes_an_index_png_and_an_overlay(tmp_path: Path, capsys: Captu
     assert (difference[:100, :100] > 50).any()  # inside it
 
 
+@pytest.mark.usefixtures("small_inputs")
 def test_built_in_model_is_the_default_and_logs_no_unused_tensors(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:
