@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def _private_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISANET_ZOO_OFFLINE", "1")
     monkeypatch.delenv("ISANET_ZOO_MIRROR", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def forget() -> Iterator[Callable[..., None]]:
+    """Return a function that makes packages be imported anew, until the end of the test."""
+    known = dict(sys.modules)
+    forgotten: list[str] = []
+
+    def remove(*packages: str) -> None:
+        forgotten.extend(packages)
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            del sys.modules[name]
+
+    yield remove
+    remove(*forgotten)
+    sys.modules.update(known)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +22,46 @@ ROOT = Path(isanet_zoo.__file__).parents[1]
 def checkout(tmp_path: Path) -> Path:
     """Return a copy of the files that torch.hub downloads and imports."""
     target = tmp_path / "checkout"
-    shutil.copytree(ROOT / "isanet_zoo", target / "isanet_zoo")
+    for folder in ("isanet_zoo", "camvid"):
+        shutil.copytree(ROOT / folder, target / folder)
     for name in ("hubconf.py", "weights_manifest.json"):
         shutil.copy(ROOT / name, target)
     return target
+
+
+class OnlyInTheCheckout(importlib.abc.MetaPathFinder):
+    """Finds isanet_zoo while torch.hub has the checkout in `sys.path`, and nowhere else."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = str(checkout)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name == "isanet_zoo_camvid":  # not installed either
+            return importlib.machinery.ModuleSpec(name, None)
+        if name != "isanet_zoo":
+            return None
+        if self.checkout not in sys.path:
+            raise ModuleNotFoundError(name)
+        return importlib.machinery.PathFinder.find_spec(name, [self.checkout])
+
+
+@pytest.fixture
+def load(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[..., None]
+) -> Callable[..., Any]:
+    """Return `torch.hub.load` of the checkout, where the package is not installed."""
+    monkeypatch.setattr(sys, "meta_path", [OnlyInTheCheckout(checkout), *sys.meta_path])
+    forget("isanet_zoo", "isanet_zoo_camvid")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("isanet_zoo")
+
+    def load(name: str, **options: Any) -> Any:
+        model = torch.hub.load(str(checkout), name, source="local", **options)  # type: ignore[no-untyped-call]
+        assert sys.modules["isanet_zoo"].__file__ == str(checkout / "isanet_zoo" / "__init__.py")
+        assert str(checkout) not in sys.path
+        return model
+
+    return load
 
 
 def test_list_returns_the_factories_only(
@@ -37,53 +76,21 @@ def test_list_returns_the_factories_only(
     assert sorted(names) == sorted(n for n in isanet_zoo.__all__ if n.startswith("isanet_"))
 
 
-def test_load_without_the_package_installed(checkout: Path, tmp_path: Path) -> None:
-    code = f"""
-import importlib.abc, importlib.machinery, sys, torch
-
-class OnlyInTheCheckout(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "isanet_zoo":
-            return None
-        if {str(checkout)!r} not in sys.path:
-            raise ModuleNotFoundError(name)
-        return importlib.machinery.PathFinder.find_spec(name, [{str(checkout)!r}])
-
-sys.meta_path.insert(0, OnlyInTheCheckout())
-try:
-    import isanet_zoo
-except ModuleNotFoundError:
-    name = "isanet_resnet50os8_voc"
-    model = torch.hub.load({str(checkout)!r}, name, source="local", num_classes=3)
-with torch.no_grad():
-    print(tuple(model.eval()(torch.zeros(1, 3, 64, 64)).shape))
-image = torch.zeros(3, 40, 50, dtype=torch.uint8)
-print(sys.modules["isanet_zoo"].predict(model, image).labels.shape)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == ["(1, 3, 64, 64)", "(40, 50)"]
+def test_load_without_the_package_installed(load: Callable[..., Any]) -> None:
+    model = load("isanet_resnet50os8_voc", num_classes=3)
+    with torch.no_grad():
+        assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    package: Any = sys.modules["isanet_zoo"]
+    assert package is not isanet_zoo
+    assert package.predict(model, image).labels.shape == (40, 50)
 
 
-def test_load_pretrained_equals_the_factory(
-    checkout: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ISANET_ZOO_MIRROR", str(mirror))
-    code = f"""
-import sys, torch
-name = "isanet_resnet50os8_voc"
-model = torch.hub.load({str(checkout)!r}, name, source="local", pretrained=True)
-torch.save(model.state_dict(), "loaded.pth")
-print(sys.modules["isanet_zoo"].__file__)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert Path(result.stdout.strip()) == checkout / "isanet_zoo" / "__init__.py"
-    loaded = torch.load(tmp_path / "loaded.pth")
-    expected = isanet_zoo.isanet_resnet50os8_voc(pretrained=True).state_dict()
+def test_load_pretrained_equals_the_factory(checkout: Path, load: Callable[..., Any]) -> None:
+    model = load("isanet_efficientnet_lite0os8_camvid", pretrained=True)
+    assert model.weights.path().is_relative_to(checkout)
+    loaded = model.state_dict()
+    factory = isanet_zoo.isanet_efficientnet_lite0os8_camvid
+    expected = factory(pretrained=True).state_dict()
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 from hypothesis import given, strategies as st
+from PIL import Image
 
 import isanet_zoo
 from isanet_zoo import ISANet, create_model
@@ -421,29 +421,25 @@ def test_push_command_dry_run_makes_no_request(
     assert "is not a repository of the Hub" in capsys.readouterr().err
 
 
-def test_commands_use_the_hub_of_hf_endpoint(hub: Hub, tmp_path: Path) -> None:
-    """In another process, with the variables that users set."""
-    variables = {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": OWNER,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    photo = ROOT / "examples" / "street.jpg"
-    code = f"""
-from isanet_zoo.commands.main import main
-assert main(["push", {BUILT_IN!r}, {REPO!r}]) == 0
-assert main(["predict", {str(photo)!r}, "-m", "hf-hub:{REPO}", "-o", "out"]) == 0
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | variables,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_commands_use_the_hub_of_hf_endpoint(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[..., None]
+) -> None:
+    """With the variables that users set, which huggingface_hub reads when it is imported."""
+    for name, value in (
+        ("HF_ENDPOINT", hub.url),
+        ("HF_TOKEN", OWNER),
+        ("HF_HOME", str(tmp_path / "home")),
+        ("HF_HUB_DISABLE_XET", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://nowhere.invalid")  # of the old module
+    forget("huggingface_hub", "isanet_zoo")
+    run = importlib.import_module("isanet_zoo.commands.main").main
+    assert run(["push", BUILT_IN, REPO]) == 0
+    with Image.open(ROOT / "examples" / "street.jpg") as photo:
+        photo.resize((96, 72)).save(tmp_path / "street.jpg")
+    arguments = ["predict", str(tmp_path / "street.jpg"), "-m", f"hf-hub:{REPO}", "--no-resize"]
+    assert run([*arguments, "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "street.overlay.png").is_file()
     assert f"POST /api/models/{REPO}/commit/main" in hub.seen
+    assert (tmp_path / "home" / "hub").is_dir()
