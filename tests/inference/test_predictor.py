@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from isanet_zoo.zoo import create_model
 from tests import reference
 from tests.conftest import TINY_NETWORK, TinyZoo
 from tests.gpu import CUDA, needs_gpu
+from tests.processes import forkserver
 
 Pixels = NDArray[np.uint8]
 
@@ -572,10 +572,10 @@ class TestSideEffects:
             assert_same(one(copied(image)), expected)
 
     @pytest.mark.parametrize("device", ["cpu", CUDA])
-    def test_predictor_works_in_a_spawned_process(self, model: ISANet, device: str) -> None:
+    def test_predictor_works_in_another_process(self, model: ISANet, device: str) -> None:
         predictor, image = Predictor(model, device=device, confidence=True), make_image(60, 80)
         expected = one(predictor(image))
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, forkserver()) as pool:
             assert_same(pool.submit(predictor, image).result(), expected)  # type: ignore[arg-type]
 
     def test_threads_return_the_results_of_one_thread(self, model: ISANet) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from isanet_zoo import HeadConfig, ISANet, LabelSet, Recipe, SegmentationDataset, open_dataset
+from tests.processes import forkserver
 
 CLASSES = ("ground", "box", "bar")
 COLOURS = np.array(((190, 70, 60), (60, 180, 70), (70, 60, 200), (30, 30, 30)))
@@ -106,8 +106,7 @@ def batch(seed: int = 0, count: int = 4) -> tuple[Tensor, Tensor]:
 
 def start(function: Callable[..., None], *args: object, processes: int) -> Any:
     """Start processes that call `function(rank, *args)`; join them with `.join()`."""
-    # They are forked by a server that has imported everything and started no threads.
-    multiprocessing.set_forkserver_preload(["isanet_zoo.learning.run", "pytest"])
+    forkserver()
     launch: Any = torch.multiprocessing.start_processes  # type: ignore[attr-defined]
     return launch(function, args, nprocs=processes, join=False, start_method="forkserver")
 
