@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
+WITH_VECTORS = (  # sssegmentation's models that have golden vectors
+    "isanet_resnet101os8_cityscapes",
+    "isanet_resnet50os8_voc",
+    "isanet_resnet50os8_ade20k",
+)
 CLASSES = {"voc": 21, "ade20k": 150, "cityscapes": 19}
 INPUTS = {  # case -> (seed, shape)
     "a128x160": (1, (1, 3, 128, 160)),
@@ -78,16 +83,34 @@ def shapes(family: str, backbone: str, num_classes: int) -> dict[str, tuple[int,
     return found
 
 
-def fill(shapes: dict[str, tuple[int, ...]], *, sharp: bool = False) -> dict[str, Tensor]:
-    """Return a state dict under upstream's names; with `sharp`, attention is far from uniform."""
-    state = {key: torch.from_numpy(_value(key, shape, shapes)) for key, shape in shapes.items()}
+def fill(
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    sharp: bool = False,
+    known: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Return a state dict under upstream's names; with `sharp`, attention is far from uniform.
+
+    Tensors that `known`, a state dict of the same family, has in the same shape are shared with it.
+    """
+    known = known or {}
+    state = {
+        key: known[key]
+        if key in known and known[key].shape == shape
+        else torch.from_numpy(_value(key, shape, shapes))
+        for key, shape in shapes.items()
+    }
     if "isa_head.1.weight" in state:  # the authors' norms take |weight|: so that a reader must
         for key, tensor in state.items():
             if key.endswith(".weight") and tensor.ndim == 1:
                 tensor[::7] *= -1
-    if sharp:
-        for pattern, factor in SHARP:
-            state |= {key: factor * t for key, t in state.items() if pattern.fullmatch(key)}
+    return sharpen(state) if sharp else state
+
+
+def sharpen(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a filled state dict whose attention is far from uniform."""
+    for pattern, factor in SHARP:
+        state = state | {key: factor * t for key, t in state.items() if pattern.fullmatch(key)}
     return state
 
 
