@@ -49,11 +49,6 @@ PARAMETERS = {  # with the auxiliary head, as upstream's own code counts them
     "isanet_resnet101os8_ade20k": 63_391_884,
     "isanet_resnet101os8_cityscapes": 63_257_478,
 }
-WITH_VECTORS = [
-    "isanet_resnet50os8_voc",
-    "isanet_resnet50os8_ade20k",
-    "isanet_resnet101os8_cityscapes",
-]
 
 
 def both_logits(model: ISANet, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,29 +63,31 @@ def close(actual: Tensor, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.usefixtures("zoo")
-@pytest.mark.parametrize("name", WITH_VECTORS)
-def test_logits_equal_upstreams(name: str) -> None:
-    model = create_model(name, pretrained=True, aux_loss=True)
+@pytest.mark.parametrize("name", reference.WITH_VECTORS)
+def test_published_model_loads_and_its_logits_equal_upstreams(name: str) -> None:
+    model = getattr(isanet_zoo, name)(pretrained=True, aux_loss=True)
+    record = get_weights(name)
+    assert not model.training
+    assert model.weights is record
+    assert model.label_set is record.label_set
     vectors = reference.golden(name)
     for case in ("a128x160", "b97x141"):
         logits, aux = both_logits(model, reference.make_input(case))
         close(logits, vectors[f"{case}/seg_logits"])
         close(aux, vectors[f"{case}/aux_logits"])
-
-
-def test_logits_with_sharp_attention_equal_upstreams(tmp_path: Path) -> None:
-    name = "isanet_resnet50os8_voc"
-    path = tmp_path / "sharp.pth"
-    torch.save(reference.fill(reference.upstream_shapes(name), sharp=True), path)
-    model = create_model(name, weights=path)
-    with torch.no_grad():
-        logits = model.forward_logits(reference.make_input("b97x141"))
-    close(logits, reference.golden(f"{name}_sharp")["b97x141/seg_logits"], 1e-4)
+    shapes = reference.upstream_shapes(name)
+    keys = [key for key in shapes if key.startswith(("backbone_net.stem.7.", "decoder.1."))]
+    upstream = reference.fill({key: shapes[key] for key in keys})
+    state = model.state_dict()
+    for key in keys:
+        assert torch.equal(state[SSSEG.ours(key)], upstream[key])
 
 
 @pytest.mark.usefixtures("zoo")
-def test_attention_equals_upstreams() -> None:
-    head = create_model("isanet_resnet50os8_voc", pretrained=True).head
+def test_attention_and_logits_of_sharp_attention_equal_upstreams() -> None:
+    name = "isanet_resnet50os8_voc"
+    model = create_model(name, pretrained=True)
+    head = model.head
     vectors = reference.golden("isa_block_p13x11")
     rng = np.random.Generator(np.random.PCG64(int(vectors["c4_seed"])))
     noise = rng.standard_normal(tuple(vectors["c4_shape"])).astype(np.float32)
@@ -102,28 +99,23 @@ def test_attention_equals_upstreams() -> None:
     close(reduced, vectors["in_conv"], 2e-5)
     close(context, vectors["local_restored_cropped"], 2e-5)
     close(fused, vectors["out_conv"], 2e-5)
+    plain = {SSSEG.theirs(key): tensor for key, tensor in model.state_dict().items()}
+    model.load_state_dict(SSSEG.translate(reference.sharpen(plain)))
+    with torch.no_grad():
+        logits = model.forward_logits(reference.make_input("b97x141"))
+    close(logits, reference.golden(f"{name}_sharp")["b97x141/seg_logits"], 1e-4)
 
 
-@pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("name", SIX)
-def test_each_of_the_six_loads_and_has_upstreams_size(name: str) -> None:
-    model = getattr(isanet_zoo, name)(pretrained=True)
+def test_factory_of_each_of_the_six_builds_upstreams_size(name: str) -> None:
     record = get_weights(name)
+    with torch.device("meta"):
+        model = getattr(isanet_zoo, name)()
     aux = 1024 * 512 * 9 + 2 * 512 + (512 + 1) * record.num_classes
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == record.parameters.without_aux == PARAMETERS[name] - aux
     assert record.parameters.with_aux == PARAMETERS[name]
-    assert not model.training
-    assert model.weights is record
     assert model.label_set is record.label_set
-    upstream = reference.fill(reference.upstream_shapes(name))
-    state = model.state_dict()
-    for key in (
-        "backbone_net.stem.7.weight",
-        "decoder.1.bias",
-        "local_relation.value_project.weight",
-    ):
-        assert torch.equal(state[SSSEG.ours(key)], upstream[key])
 
 
 def test_factories_have_the_names_of_the_manifest_and_one_signature() -> None:

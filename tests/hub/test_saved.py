@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_round_trip_of_the_built_in_model_keeps_labels(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again = ISANet.from_pretrained(str(tmp_path))
     assert_same(model, again)
+    model.preprocess = again.preprocess = replace(again.preprocess, resize=(160, 120))
     assert np.array_equal(labels(model).labels, labels(again).labels)
 
 

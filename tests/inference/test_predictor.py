@@ -122,16 +122,26 @@ class TestAgainstUpstream:
         network.load_state_dict(SSSEG.translate(state))
         return network.eval()
 
-    def test_labels_and_logits_equal_upstreams(self, network: ISANet) -> None:
+    def test_labels_and_logits_equal_upstreams(
+        self, network: ISANet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         golden = reference.golden(f"e2e_{self.NAME}")
         image = reference.make_image("img375x500", block=40)
-        with torch.inference_mode():
-            logits = network.forward_logits(get_weights(self.NAME).transforms()(image))
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        forward = TorchEngine.__call__
+
+        def record(engine: TorchEngine, images: torch.Tensor) -> torch.Tensor:
+            seen.append((images, forward(engine, images)))
+            return seen[-1][1].clone()
+
+        monkeypatch.setattr(TorchEngine, "__call__", record)
+        labels = one(predict(network, image)).labels
+        ((images, logits),) = seen
+        assert torch.equal(images, get_weights(self.NAME).transforms()(image))
         assert logits.shape == tuple(golden["logits8_shape"])
         crop = logits[0, :, :16, :16].numpy()
         np.testing.assert_allclose(crop, golden["logits8_crop"], rtol=0, atol=1e-5)
 
-        labels = one(predict(network, image)).labels
         height, width = labels.shape
         close = np.unpackbits(golden["low_margin_mask"])[: height * width].astype(bool)
         differs = labels != golden["pred"]

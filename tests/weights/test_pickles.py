@@ -29,6 +29,7 @@ PLAIN = st.recursive(
         | st.lists(inner).map(tuple)
         | st.dictionaries(st.text() | st.integers(-(1 << 59), 1 << 59), inner)
     ),
+    max_leaves=10,
 )
 
 
@@ -51,7 +52,7 @@ class Runs:
 
 
 @given(content=PLAIN, protocol=st.integers(2, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_read_pickle_of_plain_data_equals_pickle(content: object, protocol: int) -> None:
     assert read(pickle.dumps(content, protocol)) == content
 

@@ -243,8 +243,7 @@ def test_encoder_loads_from_any_wrapper(prefix: str, wrapper: str | None, tmp_pa
         assert torch.equal(target.backbone.state_dict()[key], tensor), key
 
 
-@pytest.mark.parametrize("backbone", ["resnet18_v1c", "resnet50c"])
-@pytest.mark.parametrize("counters", [True, False])
+@pytest.mark.parametrize(("backbone", "counters"), [("resnet18_v1c", True), ("resnet50c", False)])
 def test_load_encoder_accepts_upstream_s_names_of_a_stem(
     backbone: str, counters: bool, tmp_path: Path
 ) -> None:
