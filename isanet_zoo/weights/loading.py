@@ -56,55 +56,80 @@ def load_network(
         InputError: a name of `classes` occurs twice or is not valid.
     """
     state, description, report = loaded
-    config, label_set = description.network, description.label_set
-    try:
-        check_cost(config, description.preprocess)
-    except InputError as error:
-        raise CheckpointError(f"{printable(report.source, 500)}: {error}") from error
-    rows: Sequence[int | None] = range(config.num_classes)
+    _check_cost(description, report)
+    label_set, rows = description.label_set, None
     if classes is not None:
-        own = name_classes(classes, label_set)
-        rows, num_classes, label_set = match_classes(own, label_set), len(own), own
-    network = dataclasses.replace(
-        config,
-        num_classes=config.num_classes if num_classes is None else num_classes,
-        in_chans=config.in_chans if in_chans is None else in_chans,
+        label_set = name_classes(classes, description.label_set)
+        rows = match_classes(label_set, description.label_set)
+        num_classes = len(rows)
+    model = _build(
+        cls, loaded, label_set, num_classes=num_classes, in_chans=in_chans, aux_loss=aux_loss
     )
-    aux_loss = description.aux_head if aux_loss is None else aux_loss
-    if aux_loss and not description.aux_head:
-        raise CheckpointError(
-            f"{report.source} has no auxiliary head; load it with aux_loss=False, or train it with "
-            "--set aux_weight=0"
-        )
-    same = network.num_classes == config.num_classes and [*rows] == [*range(config.num_classes)]
-    with torch.device("meta"):  # every tensor is assigned below; none is initialised twice
-        model = cls.from_config(
-            network,
-            aux_loss=aux_loss,
-            label_set=label_set if len(label_set) == network.num_classes else None,
-            preprocess=description.preprocess,
-        )
-    adapted = _adapt_stem(model, state, config.in_chans, report)
-    initialised = {} if same else _classifiers(model)
-    if classes is not None and not same and any(row is not None for row in rows):
-        adapted |= _keep_rows(initialised, state, rows)
-        initialised = {}
+    adapted = _adapt_stem(model, state, description.network.in_chans, report)
+    fresh = _adapt_classifiers(model, description.network.num_classes, rows)
+    if rows and fresh and any(row is not None for row in rows):
+        adapted |= _keep_rows(fresh, state, rows)
+        fresh = {}
     keys = model.state_dict().keys()
-    chosen = {key: tensor for key, tensor in state.items() if key in keys} | initialised | adapted
+    chosen = {key: tensor for key, tensor in state.items() if key in keys} | fresh | adapted
     model.load_state_dict(chosen, assign=True)
     model.origin, model.weights = description, description.weights
     if model.weights:
         model.weights.log_terms()
     model.load_report = dataclasses.replace(
         report,
-        fresh=tuple(initialised),
+        fresh=tuple(fresh),
         adapted=tuple(adapted),
         unused=tuple(key for key in state if key not in keys),
-        kept_classes=_names(label_set, rows, known=True) if classes is not None else (),
-        new_classes=_names(label_set, rows, known=False) if classes is not None else (),
+        kept_classes=_names(label_set, rows, known=True),
+        new_classes=_names(label_set, rows, known=False),
         state_digest=state_digest(chosen),
     )
     return model.eval()
+
+
+def _check_cost(description: Description, report: LoadReport) -> None:
+    """Raise CheckpointError if a network is more expensive than every published one."""
+    try:
+        check_cost(description.network, description.preprocess)
+    except InputError as error:
+        raise CheckpointError(f"{printable(report.source, 500)}: {error}") from error
+
+
+def _build(
+    cls: type[Model],
+    loaded: Loaded,
+    label_set: LabelSet,
+    *,
+    num_classes: int | None,
+    in_chans: int | None,
+    aux_loss: bool | None,
+) -> Model:
+    """Return a network on the meta device: every tensor is assigned later, none is initialised.
+
+    Raises:
+        CheckpointError: the file has no auxiliary head.
+    """
+    description = loaded.description
+    config = description.network
+    aux_loss = description.aux_head if aux_loss is None else aux_loss
+    if aux_loss and not description.aux_head:
+        raise CheckpointError(
+            f"{loaded.report.source} has no auxiliary head; load it with aux_loss=False, or train "
+            "it with --set aux_weight=0"
+        )
+    network = dataclasses.replace(
+        config,
+        num_classes=config.num_classes if num_classes is None else num_classes,
+        in_chans=config.in_chans if in_chans is None else in_chans,
+    )
+    with torch.device("meta"):
+        return cls.from_config(
+            network,
+            aux_loss=aux_loss,
+            label_set=label_set if len(label_set) == network.num_classes else None,
+            preprocess=description.preprocess,
+        )
 
 
 def _adapt_stem(
@@ -133,14 +158,25 @@ def _keep_rows(
     return classifiers
 
 
-def _names(label_set: LabelSet, rows: Sequence[int | None], *, known: bool) -> tuple[str, ...]:
-    """Return the names of the classes that the file has, or of the others."""
+def _names(
+    label_set: LabelSet, rows: Sequence[int | None] | None, *, known: bool
+) -> tuple[str, ...]:
+    """Return the names of the own classes that the file has, or of the others."""
+    if rows is None:
+        return ()
     pairs = zip(label_set.names, rows, strict=True)
     return tuple(name for name, row in pairs if (row is not None) == known)
 
 
-def _classifiers(model: ISANet) -> dict[str, Tensor]:
-    """Return newly initialised parameters for the last layer of each head, by key."""
+def _adapt_classifiers(
+    model: ISANet, num_classes: int, rows: Sequence[int | None] | None
+) -> dict[str, Tensor]:
+    """Return new parameters for the last layer of each head, by key, if the file's do not fit.
+
+    They fit if the file has as many classes, `num_classes`, in the same order.
+    """
+    if [*(rows or range(model.config.num_classes))] == [*range(num_classes)]:
+        return {}
     parameters: dict[str, Tensor] = {}
     for name, head in (("head", model.head), ("aux_head", model.aux_head)):
         if head is not None:
