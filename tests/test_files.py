@@ -111,7 +111,7 @@ def test_check_target_of_a_new_name_creates_nothing(tmp_path: Path) -> None:
         ("device", "not a regular file"),
         ("loop", os.strerror(errno.ELOOP)),
         ("long name", os.strerror(errno.ENAMETOOLONG)),
-        ("null byte", "null byte"),
+        ("null byte", "embedded null"),
         ("inside a file", "is not a folder"),
     ],
 )
