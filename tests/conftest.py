@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from tests import reference
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(torch.get_num_threads() // workers, 1))
+
+# pytest adds its handlers to each logger that does not propagate, and torch describes every graph
+# that it traces while this logger has handlers.
+logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.fixture(autouse=True)

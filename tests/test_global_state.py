@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from isanet_zoo import Predictor, evaluate, export_onnx, train
 from isanet_zoo.commands.main import main
+from tests.export.networks import shallow
 from tests.global_state import changes, global_state
 from tests.learning import tiny
 
@@ -35,8 +37,10 @@ def learn(folder: Path) -> None:
 
 def export(folder: Path) -> None:
     calibrate = [np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)]
+    with torch.random.fork_rng():
+        model = shallow()
     export_onnx(
-        tiny.network(),
+        model,
         folder / "model.onnx",
         dynamic=False,
         size=(40, 48),

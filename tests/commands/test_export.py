@@ -13,9 +13,7 @@ from isanet_zoo.commands.main import main
 from isanet_zoo.export import onnx_file
 from isanet_zoo.export.options import is_exported
 from tests.conftest import TinyZoo
-from tests.export.networks import read_description, run
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+from tests.export.networks import constant, read_description, run
 
 
 def test_export_prints_the_path_and_logs_the_comparison(
@@ -25,6 +23,7 @@ def test_export_prints_the_path_and_logs_the_comparison(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    monkeypatch.setattr(onnx_file, "trace", constant)
     target = tmp_path / "tiny.onnx"
     options = ["--labels", "--preprocess", "--static", "97x130"]
     assert main(["export", "isanet_tiny", str(target), *options]) == 0
@@ -76,6 +75,7 @@ def test_export_of_own_classes_writes_their_labels(
     tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISANET_ZOO_MIRROR", str(tiny_zoo.mirror))
+    monkeypatch.setattr(onnx_file, "trace", constant)
     (tmp_path / "own.json").write_text('{"thing": ["car", "person"]}')
     target = tmp_path / "tiny.onnx"
     options = ["--labels", "--static", "40x48", "--classes", str(tmp_path / "own.json")]

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from isanet_zoo import ISANet, Preprocess, export_onnx
 from isanet_zoo.engines.graphs import cached_graph
-from tests.export.networks import small
+from isanet_zoo.export import onnx_file
+from tests.export.networks import small, write_images
 
 PREPROCESS = Preprocess(mean=(110.5, 120.25, 99.0), std=(51.0, 62.5, 57.0), order="bgr")
 SIZE = (96, 136)  # of the files for one size
@@ -36,7 +37,8 @@ def make_files(folder: Path) -> None:
 
     ``graph.onnx`` is what the engine caches: for all sizes, with the output `logits_8`.
     ``pixels.onnx`` is for one size, includes the normalisation and returns logits at full size;
-    ``labels.onnx`` is the same file with an argmax.
+    ``labels.onnx`` is the same file with an argmax. ``int8.onnx`` is `graph.onnx`, quantised with
+    the images in ``images``.
     """
     with FileLock(f"{folder}.lock"):
         if (folder / "labels.onnx").exists():
@@ -45,6 +47,11 @@ def make_files(folder: Path) -> None:
         with warnings.catch_warnings(), mock.patch.dict(os.environ, ISANET_ZOO_CACHE=str(folder)):
             warnings.simplefilter("ignore")  # the exporter uses functions that are deprecated
             cached_graph(network()).replace(folder / "graph.onnx")
+            proto = onnx.load(folder / "graph.onnx")
+            with mock.patch.object(onnx_file, "trace", return_value=proto):
+                images = write_images(folder / "images")
+                int8: dict[str, Any] = {"output": "logits_8", "calibrate": images}
+                export_onnx(network(), folder / "int8.onnx", **int8)
             options: dict[str, Any] = {"dynamic": False, "size": SIZE, "preprocess": True}
             pixels = export_onnx(network(), folder / "pixels.onnx", **options)
         onnx.save(_with_argmax(onnx.load(pixels)), folder / "labels.onnx")

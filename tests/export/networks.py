@@ -9,10 +9,13 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from isanet_zoo import HeadConfig, ISANet
+from isanet_zoo.export.graph import Graph
+from isanet_zoo.network.backbones import widths
 from isanet_zoo.weights.description import Description
 from tests import reference
 
@@ -37,6 +40,50 @@ def small(**options: Any) -> ISANet:
     torch.manual_seed(0)
     head = HeadConfig(channels=16, key_channels=8, aux_channels=8)
     return randomised(ISANet("test_resnet", 5, **{"head": head} | options))
+
+
+class _Encoder(nn.Sequential):
+    """Convolutions at stride 8."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return features, features
+
+
+def shallow(**options: Any) -> ISANet:
+    """Return a network of two convolutions and a head without attention.
+
+    It is traced in a quarter of the time: the sizes of the attention are long formulas.
+    """
+    model = small(**options)
+    channels = widths(model.backbone)[-1]
+    model.backbone = _Encoder(
+        *(nn.Conv2d(model.config.in_chans, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, channels, 3, 2, 1), nn.BatchNorm2d(channels), nn.ReLU()),
+    )
+    model.head.attention = nn.Identity()  # type: ignore[assignment]
+    return randomised(model)
+
+
+def constant(graph: Graph, images: Tensor, dynamic: bool) -> onnx.ModelProto:
+    """Return a model for the shape of `images` that always returns the output for these.
+
+    It takes the place of `trace` in tests of what follows.
+    """
+    with torch.no_grad():
+        output = numpy_helper.from_array(graph(images).numpy(), "constant")
+    kind = helper.np_dtype_to_tensor_dtype(images.numpy().dtype)
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Identity", ["constant"], [graph.output])],
+            "graph",
+            [helper.make_tensor_value_info("images", kind, images.shape)],
+            [helper.make_tensor_value_info(graph.output, output.data_type, output.dims)],
+            [output],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
 
 
 def run(path: Path, images: torch.Tensor) -> NDArray[Any]:

@@ -9,11 +9,10 @@ import onnx
 import pytest
 import torch
 
-from isanet_zoo import ExportError, ISANet, export_onnx
-from isanet_zoo.export import check, graph, onnx_file, options
-from tests.export.networks import FIXED, small
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+from isanet_zoo import ExportError, export_onnx
+from isanet_zoo.export import check, onnx_file, options
+from isanet_zoo.export.graph import Graph
+from tests.export.networks import FIXED, constant, small
 
 
 @pytest.mark.parametrize("preprocess", [False, True])
@@ -26,7 +25,7 @@ def test_noise_is_the_same_for_every_default_device(preprocess: bool) -> None:
 def test_static_file_in_place_of_a_dynamic_one_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "trace", lambda net, images, _: graph.trace(net, images, False))
+    monkeypatch.setattr(onnx_file, "trace", constant)
     with pytest.raises(ExportError, match=r"model.onnx was not written: .* 1x3x97x141"):
         export_onnx(small(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -36,14 +35,12 @@ def test_static_file_in_place_of_a_dynamic_one_is_not_written(
 def test_file_with_other_outputs_is_not_written_and_keeps_the_older_one(
     output: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resize = ISANet.resize
+    def wrong(graph: Graph, images: torch.Tensor, dynamic: bool) -> onnx.ModelProto:
+        if output == "logits":
+            graph.network.get_parameter("head.classifier.bias").add_(1e-2)
+        return constant(graph, images.flip(-1) if output == "labels" else images, dynamic)
 
-    def wrong(model: ISANet, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        if torch.compiler.is_exporting():
-            logits = logits.flip(-1) if output == "labels" else logits + 1e-2
-        return resize(model, logits, size)
-
-    monkeypatch.setattr(ISANet, "resize", wrong)
+    monkeypatch.setattr(onnx_file, "trace", wrong)
     path = tmp_path / "model.onnx"
     older = onnx.ModelProto(ir_version=10, producer_name=options.PRODUCER).SerializeToString()
     path.write_bytes(older)

@@ -28,7 +28,7 @@ from isanet_zoo.export import onnx_file
 from isanet_zoo.weights.saving import describe
 from tests import reference
 from tests.conftest import TinyZoo
-from tests.export.networks import FIXED, randomised, read_description, run, small
+from tests.export.networks import FIXED, read_description, run, shallow, small
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 CITY = "isanet_resnet50os8_cityscapes"
@@ -60,15 +60,16 @@ def assert_same_logits(model: ISANet, path: Path, shape: tuple[int, ...]) -> Non
 
 
 @pytest.fixture(scope="module")
-def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(small(), tmp_path_factory.mktemp("export") / "small.onnx")
+def shallow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for all sizes; the engines' tests use one of a whole network."""
+    return export_onnx(shallow(), tmp_path_factory.mktemp("export") / "shallow.onnx")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_dynamic_file_returns_the_logits_at_every_size(
-    shape: tuple[int, ...], small_file: Path
+    shape: tuple[int, ...], shallow_file: Path
 ) -> None:
-    assert_same_logits(small(), small_file, shape)
+    assert_same_logits(shallow(), shallow_file, shape)
 
 
 @pytest.mark.parametrize(
@@ -83,24 +84,53 @@ def test_dynamic_file_of_another_family_returns_the_logits_at_every_size(
 ) -> None:
     network = get_weights(name).network
     assert network.head.resize == rule
-    torch.manual_seed(0)
-    head = replace(network.head, channels=16, key_channels=8)
-    model = randomised(ISANet("test_resnet", network.num_classes, head=head))
+    model = shallow(head=replace(network.head, channels=16, key_channels=8))
     path = export_onnx(model, tmp_path / "model.onnx", check=False)
     for shape in SHAPES:
         assert_same_logits(model, path, shape)
 
 
-def test_static_file_supports_its_size_alone(tmp_path: Path) -> None:
-    model = small()
-    path = export_onnx(model, tmp_path / "model.onnx", **FIXED)
-    assert_same_logits(model, path, (1, 3, 97, 130))
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[ISANet, Path]:
+    """A network in training mode, and its file for one size in half precision."""
+    model = small(aux_loss=True).train()
+    path = tmp_path_factory.mktemp("export") / "half.onnx"
+    return model, export_onnx(model, path, **FIXED, dtype=torch.float16)
+
+
+def test_static_file_supports_its_size_alone(half: tuple[ISANet, Path]) -> None:
+    assert run(half[1], torch.zeros(1, 3, 97, 130)).shape == (1, 5, 97, 130)
     with pytest.raises(Exception, match="Got invalid dimensions"):
-        run(path, torch.zeros(1, 3, 100, 130))
+        run(half[1], torch.zeros(1, 3, 100, 130))
+
+
+def test_file_in_half_precision_has_half_the_size_and_float32_logits(
+    half: tuple[ISANet, Path],
+) -> None:
+    model, path = small(aux_loss=True), half[1]
+    weights = onnx.load(path).graph.initializer
+    large = [weight for weight in weights if np.prod(weight.dims) > 100]
+    assert {weight.data_type for weight in large} == {onnx.TensorProto.FLOAT16}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert path.stat().st_size < 3 * parameters
+    images = torch.randn(1, 3, 97, 130)
+    found, expected = run(path, images), model(images).detach().numpy()
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_export_leaves_the_network_unchanged(half: tuple[ISANet, Path]) -> None:
+    model, before = half[0], small(aux_loss=True).state_dict()
+    assert model.training
+    assert model.aux_head is not None
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(before)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
 
 
 def test_file_with_preprocessing_returns_labels_of_pixels(tmp_path: Path) -> None:
-    model = small(
+    model = shallow(
         preprocess=Preprocess(order="bgr", mean=(90.0, 100.0, 110.0), std=(50.0, 50.0, 50.0))
     )
     path = export_onnx(model, tmp_path / "model.onnx", **FIXED, output="labels", preprocess=True)
@@ -113,20 +143,6 @@ def test_file_with_preprocessing_returns_labels_of_pixels(tmp_path: Path) -> Non
         expected = model(bgr).argmax(1).numpy()
     assert np.mean(found != expected) < 1e-3  # near-ties
     assert len(np.unique(found)) > 1
-
-
-def test_file_in_half_precision_has_half_the_size_and_float32_logits(tmp_path: Path) -> None:
-    model = small()
-    path = export_onnx(model, tmp_path / "model.onnx", **FIXED, dtype=torch.float16)
-    weights = onnx.load(path).graph.initializer
-    large = [weight for weight in weights if np.prod(weight.dims) > 100]
-    assert {weight.data_type for weight in large} == {onnx.TensorProto.FLOAT16}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert path.stat().st_size < 3 * parameters
-    images = torch.randn(1, 3, 97, 130)
-    found, expected = run(path, images), model(images).detach().numpy()
-    assert found.dtype == np.float32
-    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
 @pytest.fixture
@@ -165,25 +181,14 @@ def test_file_of_a_network_with_an_exchanged_part_is_written(tmp_path: Path) -> 
     assert description.provenance is None
 
 
-def test_file_names_its_axes_and_contains_no_paths_of_this_machine(small_file: Path) -> None:
-    content = onnx.load(small_file).graph
+def test_file_names_its_axes_and_contains_no_paths_of_this_machine(shallow_file: Path) -> None:
+    content = onnx.load(shallow_file).graph
     for value, name in ((content.input[0], "images"), (content.output[0], "logits")):
         sides = [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
         assert value.name == name
         assert sides == ["batch", 3 if name == "images" else 5, "height", "width"]
-    assert str(ROOT).encode() not in small_file.read_bytes()
-    assert b"site-packages" not in small_file.read_bytes()
-
-
-def test_export_leaves_the_network_unchanged(tmp_path: Path) -> None:
-    model = small(aux_loss=True).train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=(40, 70), check=False)
-    assert model.training
-    assert model.aux_head is not None
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key]), key
+    assert str(ROOT).encode() not in shallow_file.read_bytes()
+    assert b"site-packages" not in shallow_file.read_bytes()
 
 
 def test_export_without_a_package_names_the_extra(
@@ -221,21 +226,16 @@ def test_torch_export_supports_dynamic_sizes() -> None:
             program.module()(torch.randn(1, 3, *sides))
 
 
-def test_torch_compile_captures_one_graph() -> None:
+def test_torch_compile_with_dynamic_sizes_captures_one_graph() -> None:
     """Other backends compile the same graph, and take longer."""
-    model = small()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    model, images = small(), torch.randn(2, 3, 100, 140)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     with torch.no_grad():
-        for shape in ((2, 3, 100, 140), (1, 3, 97, 141)):
-            images = torch.randn(shape)
-            torch.testing.assert_close(compiled(images), model(images))
+        torch.testing.assert_close(compiled(images), model(images))
 
 
-def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
-    model, photo = small(), reference.DATA / "images" / "home.jpg"
-    with Image.open(photo) as image:
-        size = (image.height, image.width)
-    path = export_onnx(model, tmp_path / "model.onnx", dynamic=False, size=size, check=False)
+def test_example_needs_neither_torch_nor_this_library(shallow_file: Path, tmp_path: Path) -> None:
+    model, path, photo = shallow(), shallow_file, reference.DATA / "images" / "home.jpg"
     code = (
         "import runpy, sys; sys.modules |= {'torch': None, 'isanet_zoo': None};"
         f"sys.argv = ['onnx_predict.py', {str(path)!r}, {str(photo)!r}, 'labels.png'];"
@@ -253,7 +253,7 @@ def test_example_needs_neither_torch_nor_this_library(tmp_path: Path) -> None:
 
 
 def test_export_of_own_classes_returns_the_logits_of_summed_probabilities(tmp_path: Path) -> None:
-    model = small()
+    model = shallow()
     path = export_onnx(
         model,
         tmp_path / "own.onnx",
