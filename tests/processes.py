@@ -1,9 +1,22 @@
-"""Start of processes that need not import torch and the package anew."""
+"""Processes that need not import torch and the package anew."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
 
 
 def forkserver() -> ForkServerContext:
@@ -13,3 +26,25 @@ def forkserver() -> ForkServerContext:
     """
     multiprocessing.set_forkserver_preload(["isanet_zoo.learning.run", "pytest"])
     return multiprocessing.get_context("forkserver")
+
+
+def call(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in another process; return its result, or raise its error."""
+    with ProcessPoolExecutor(1, forkserver()) as pool:
+        return pool.submit(_call, dict(os.environ), function, *arguments).result()
+
+
+def _call(
+    variables: Mapping[str, str], function: Callable[..., Result], *arguments: object
+) -> Result:
+    os.environ.update(variables)  # the server has those of the test that started it
+    torch.set_num_threads(1)
+    return function(*arguments)
+
+
+def run_script(path: Path, arguments: Sequence[str]) -> str:
+    """Run a script in this process, and return what it prints."""
+    sys.argv = [str(path), *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(str(path), run_name="__main__")
+    return printed.getvalue()

@@ -1,29 +1,30 @@
-"""Small hostile weight files, and a program that reads them with bounded time and memory.
-
-`python -m tests.weights.hostile FOLDER` writes the files, reads each, and prints the outcomes as
-JSON: name -> name and message of the exception, or "loaded".
-"""
+"""Small hostile weight files, and a function that reads them with bounded time and memory."""
 
 from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import pickle
 import resource
 import signal
 import struct
-import sys
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
+from isanet_zoo.weights.checkpoints import load_checkpoint, structure
+from isanet_zoo.weights.containers import read_safetensors, read_state
+from tests.conftest import TINY_NETWORK
+
 MEMORY = 1 << 30  # bytes beyond those of the process after its imports
 LARGE = 1 << 18  # bytes; larger files are read once
-SECONDS = 20  # for each file, on a busy machine
+SECONDS = 20  # of CPU time for each file, on a busy machine
+PATIENCE = 120  # seconds, after which a file that waits for something ends this process
 
 SOME_KEY = b"X\x0e\0\0\0backbone_net.a"  # the pickle of a key
 
@@ -86,7 +87,7 @@ def pickles() -> Iterator[tuple[str, bytes]]:
         "long text many times",
         b"\x80\x02](X\0\x60\0\0" + b"a" * 0x6000 + b"q\0" + (b"h\0" * 400_000 + b"e."),
     )
-    yield "deep lists", b"\x80\x02" + b"]" * 900_000 + b"a" * 90_000 + b"."
+    yield "deep lists", b"\x80\x02" + b"]" * 300_000 + b"a" * 30_000 + b"."
     yield "millions of dicts", b"\x80\x02(" + b"}" * 5_000_000 + b"t."
     yield "millions of functions", b"\x80\x02(" + b"ca\nb\n" * 1_100_000 + b"t."
     yield (
@@ -96,7 +97,7 @@ def pickles() -> Iterator[tuple[str, bytes]]:
         + b"u.",
     )
     collisions = (b"\x8a\x10" + ((1 << 61) - 1 << k).to_bytes(16, "little") for k in range(60))
-    yield "keys of one hash", b"\x80\x02}(" + b"N".join([*collisions, b""]) * 4000 + b"u."
+    yield "keys of one hash", b"\x80\x02}(" + b"N".join([*collisions, b""]) * 1000 + b"u."
     yield "large integer", b"\x80\x02\x8b" + struct.pack("<i", 1 << 24) + bytes(1 << 24) + b"."
     for code in (b"X", b"B", b"T"):
         yield f"text of 2 GiB {code!r}", b"\x80\x02" + code + b"\xff\xff\xff\x7f."
@@ -228,8 +229,8 @@ def safetensors() -> Iterator[tuple[str, bytes]]:
     yield "deep header", file(b'{"a":' + b"[" * (1 << 20))
     yield "deep dicts", file(b'{"a":' * (1 << 18))
     yield "long integer", file(b'{"a":' + b"9" * (1 << 20) + b"}")
-    yield "many lists", file(b'{"a":[' + b"[]," * (1 << 20) + b"[]]}")
-    yield "many keys", file(b"{" + b",".join(b'"%d":{}' % n for n in range(200_000)) + b"}")
+    yield "many lists", file(b'{"a":[' + b"[]," * (1 << 18) + b"[]]}")
+    yield "many keys", file(b"{" + b",".join(b'"%d":{}' % n for n in range(50_000)) + b"}")
     entry = b'{"a":{"dtype":"F32","shape":[%b],"data_offsets":[0,%b]}}'
     yield "tensor of 2^62 bytes", file(entry % (b"1152921504606846976", b"4611686018427387904"))
     yield "product of sides beyond 2^64", file(entry % (b"4294967296,4294967296,4294967296", b"0"))
@@ -267,25 +268,24 @@ def special_files(folder: Path) -> Iterator[tuple[str, str]]:
 def run(read: Callable[[], object]) -> str:
     """Return the outcome of reading, or its time if that is too long."""
     start = time.process_time()
-    signal.alarm(SECONDS)
+    signal.alarm(PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, 2 * SECONDS)
     try:
         read()
         outcome = "loaded"
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
     signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     spent = time.process_time() - start
     return outcome if spent < SECONDS else f"{spent} seconds"
 
 
-def main(folder: Path) -> None:
-    """Read all files, with a limit of memory and a clock."""
-    import torch
+def read_all(folder: Path) -> dict[str, str]:
+    """Write and read all files, with a limit of memory for this process and a clock.
 
-    from isanet_zoo.weights.checkpoints import load_checkpoint, structure
-    from isanet_zoo.weights.containers import read_safetensors, read_state
-    from tests.conftest import TINY_NETWORK
-
+    Return name -> name and message of the exception, or "loaded".
+    """
     structure(TINY_NETWORK, aux_loss=True)  # imports what reading needs
     paths, large = {name: Path(path) for name, path in special_files(folder)}, set()
     for position, (name, content) in enumerate(files()):
@@ -304,8 +304,4 @@ def main(folder: Path) -> None:
         if name.startswith(("path", "safetensors")):
             outcomes[f"{name} (all)"] = run(functools.partial(read_safetensors, path, "x"))
     assert torch._utils._rebuild_tensor_v2.__defaults__ == defaults
-    sys.stdout.write(json.dumps(outcomes))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return outcomes

@@ -1,14 +1,10 @@
-"""Descriptions that are hostile or extreme, read in a child process with limits.
-
-Run as ``python -m tests.weights.hostile_cards FOLDER``; prints the outcome of each case as JSON.
-"""
+"""Descriptions that are hostile or extreme, and a function that reads them with limits."""
 
 from __future__ import annotations
 
 import json
 import random
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,8 +170,8 @@ def outcome(path: Path, cheap: float = float("inf")) -> str:
     return found if spent < SECONDS else f"SLOW {spent}: {found}"
 
 
-def main(folder: Path) -> None:
-    """Read all cases with a limit of memory."""
+def read_all(folder: Path) -> dict[str, str]:
+    """Read all cases, with a limit of memory for this process; return the outcome of each."""
     path = folder / "model.safetensors"
     document = write_file(path)
     outcome(path)  # imports and threads
@@ -191,8 +187,4 @@ def main(folder: Path) -> None:
         for name, text in wide_cases(write_file(path, head), random.Random(0)):
             rewrite(path, text)
             outcomes[name] = outcome(path, CHEAP)
-    sys.stdout.write(json.dumps(outcomes))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return outcomes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests import processes
 from tests.weights import hostile_cards
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 def test_hostile_descriptions_are_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.weights.hostile_cards", str(tmp_path)]
-    process = subprocess.run(program, capture_output=True, text=True, timeout=500, cwd=ROOT)
-    assert process.returncode == 0, process.stderr
-    outcomes: dict[str, str] = json.loads(process.stdout)
+    outcomes = processes.call(hostile_cards.read_all, tmp_path)
     refused = {name for name in outcomes if outcomes[name].startswith("CheckpointError: ")}
     assert {name for name in outcomes if name.startswith("hostile")} <= refused
     others = {name: outcomes[name] for name in outcomes.keys() - refused}
