@@ -30,7 +30,7 @@ def test_hostile_descriptions_are_refused_in_bounded_time_and_memory(tmp_path: P
     assert all(outcome.isprintable() for outcome in outcomes.values())
 
 
-SIDES = st.tuples(*[st.integers(1, 300)] * 2)
+SIDES = st.tuples(*[st.integers(1, 150)] * 2)
 WINDOWS = st.integers(32, 64).map(lambda side: {"window": (side, side), "stride": (side, side)})
 PREPROCESS = st.fixed_dictionaries(
     {
@@ -54,7 +54,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return path, hostile_cards.write_file(path)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     preprocess=PREPROCESS,
     window=st.just({"window": None, "stride": None}) | WINDOWS,
