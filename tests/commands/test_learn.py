@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import isanet_zoo
 from isanet_zoo import InputError
 from isanet_zoo.commands import evaluate as evaluate_command, train as train_command
 from isanet_zoo.commands.main import main
 from isanet_zoo.weights.description import read_description
+from tests import processes
 from tests.conftest import TinyZoo
 
 BUILT_IN = "isanet_efficientnet_lite0os8_camvid"
@@ -70,8 +71,11 @@ def fruit(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images in the layout of CamVid."""
-    root = tmp_path_factory.mktemp("camvid")
-    for number in range(3):
+    return write_streets(tmp_path_factory.mktemp("camvid"), 3)
+
+
+def write_streets(root: Path, count: int) -> Path:
+    for number in range(count):
         name = f"{number}.png"
         draw(root / "val" / name, root / "valannot" / name, 11, seed=number, ignored=11)
     return root
@@ -176,8 +180,9 @@ def test_fine_tuned_model_is_evaluated_and_predicts(
 
 
 def test_saved_model_alone_is_evaluated_in_the_layout_of_its_data_set(
-    run: Any, streets: Path, tmp_path: Path
+    run: Any, tmp_path: Path
 ) -> None:
+    streets = write_streets(tmp_path / "camvid", 1)
     model = isanet_zoo.create_model(BUILT_IN, pretrained=True)
     model.save_pretrained(tmp_path / "saved")
     common = ("--data", streets, "--device", "cpu", "--json")
@@ -511,29 +516,26 @@ def test_evaluation_equals_the_function(run: Any, streets: Path, tmp_path: Path)
 def test_torchrun_spreads_an_evaluation_and_changes_nothing(
     run: Any, streets: Path, tmp_path: Path
 ) -> None:
-    arguments = [
-        "evaluate",
-        BUILT_IN,
-        "--data",
-        str(streets),
-        "--device",
-        "cpu",
-        "--json",
-        "--no-resize",
-    ]
+    arguments = ["evaluate", BUILT_IN, "--data", str(streets), "--device", "cpu"]
+    arguments += ["--json", "--no-resize"]
     alone = json.loads(run(*arguments).out)
-    spread = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--standalone", "-m", "isanet_zoo", *arguments),
-            *("--csv", str(tmp_path / "images.csv")),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
+    processes.forkserver()
+    # What torchrun does, with functions instead of interpreters that import everything.
+    launch = LaunchConfig(
+        1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="forkserver"
     )
-    assert json.loads(spread.stdout) == alone
-    with (tmp_path / "images.csv").open(encoding="utf-8") as file:
+    table = tmp_path / "images.csv"
+    printed = elastic_launch(launch, print_of)([*arguments, "--csv", str(table)])
+    assert json.loads(printed[0]) == alone
+    assert printed[1] == ""
+    with table.open(encoding="utf-8") as file:
         images = [Path(row["image"]).name for row in csv.DictReader(file)]
     assert images == ["0.png", "1.png", "2.png"]
+
+
+def print_of(arguments: list[str]) -> str:
+    """Return what a command prints in a process of torchrun."""
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(arguments) == 0
+    return printed.getvalue()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from isanet_zoo.inference.decide import (
 )
 from isanet_zoo.manifest.config import ResizeRule
 from isanet_zoo.network.resize import resize
-from tests import reference
+from tests import processes
 
 RULES: tuple[ResizeRule, ...] = ("half_pixel", "corners", "asymmetric")
 
@@ -235,38 +234,29 @@ def test_decision_map_applies_to_all_tensors_but_none() -> None:
     assert mapped.probabilities is None
 
 
-PEAK_SCRIPT = """
-import re
-from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-
-from isanet_zoo.inference.decide import ResizedLogits, decide
-
-
-def peak():
+def peak() -> float:
+    """Return the largest memory of this process so far, in GiB."""
+    # Not `resource.getrusage`: its peak includes that of the parent process.
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) / 2**20
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    assert found
+    return int(found[1]) / 2**20
 
 
-logits = torch.randn(1, 150, 64, 86)
-decide([ResizedLogits(logits, (200, 300), "half_pixel")])
-start = peak()
-decide([ResizedLogits(logits, (2160, 3840), "half_pixel")])
-bounded = peak()
-F.interpolate(logits, (540, 960), mode="bilinear").argmax(1)
-print(bounded - start, peak() - start)
-"""
+def measure_peaks() -> tuple[float, float]:
+    """Return how much the peak rises when 8 megapixels are decided, and in eager resizing."""
+    logits = make_logits(1, 150, 64, 86)
+    decide([ResizedLogits(logits, (200, 300), "half_pixel")])
+    start = peak()
+    decide([ResizedLogits(logits, (2160, 3840), "half_pixel")])
+    bounded = peak()
+    resize(logits, (540, 960), "half_pixel").argmax(1)
+    return bounded - start, peak() - start
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_peak_memory_of_150_classes_at_8_megapixels() -> None:
-    # Not `resource.getrusage`: its peak includes that of the parent process.
-    command = [sys.executable, "-c", PEAK_SCRIPT]
-    root = Path(reference.__file__).parents[1]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    bounded, eager = map(float, result.stdout.split())
+    bounded, eager = processes.call(measure_peaks)
     assert bounded < 0.6
     assert eager > 0.28  # eager resizing to 1/16 of the pixels: the measurement works
 
