@@ -18,7 +18,7 @@ import common
 import torch
 from PIL import Image
 
-from isanet_zoo import ISANet
+from isanet_zoo import HeadConfig, ISANet
 from isanet_zoo.inference.folders import segment_files
 from isanet_zoo.inference.inputs import find_inputs
 from isanet_zoo.inference.outputs import Outputs, make_folders, plan
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     torch.manual_seed(0)
-    predictor = Predictor(ISANet("test_resnet", num_classes=5))
+    head = HeadConfig(channels=32, key_channels=16)  # the time of a large one is not the point
+    predictor = Predictor(ISANet("test_resnet", num_classes=5, head=head))
     with tempfile.TemporaryDirectory() as name:
         photos, out = Path(name, "photos"), Path(name, "out")
         make_images(photos, options.images)

@@ -10,20 +10,22 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
 
 
-def forkserver() -> ForkServerContext:
+def forkserver() -> Any:
     """Return a context; its processes are forked by a server that has imported everything.
 
-    The server, one per process of a test run, has started no threads.
+    The server, one per process of a test run, has started no threads. Windows has no `fork`: there
+    each process imports everything.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
     multiprocessing.set_forkserver_preload(["isanet_zoo.learning.run", "pytest"])
     return multiprocessing.get_context("forkserver")
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import time
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -147,9 +147,9 @@ def test_killed_run_is_resumed_by_two_processes_to_the_files_of_one_run(
     assert "31 images are skipped, whose results exist" in captured.err
 
 
-def _start(arguments: list[str]) -> ForkServerProcess:
+def _start(arguments: list[str]) -> BaseProcess:
     """Start `isanet-zoo` as a process, with the variables of this one."""
-    process = forkserver().Process(target=_run, args=(arguments, dict(os.environ)))
+    process: BaseProcess = forkserver().Process(target=_run, args=(arguments, dict(os.environ)))
     process.start()
     return process
 
