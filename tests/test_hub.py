@@ -6,14 +6,16 @@ import importlib.abc
 import importlib.machinery
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import isanet_zoo
+from tests.processes import call
 
 ROOT = Path(isanet_zoo.__file__).parents[1]
 
@@ -45,23 +47,37 @@ class OnlyInTheCheckout(importlib.abc.MetaPathFinder):
         return importlib.machinery.PathFinder.find_spec(name, [self.checkout])
 
 
-@pytest.fixture
-def load(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[..., None]
-) -> Callable[..., Any]:
-    """Return `torch.hub.load` of the checkout, where the package is not installed."""
-    monkeypatch.setattr(sys, "meta_path", [OnlyInTheCheckout(checkout), *sys.meta_path])
-    forget("isanet_zoo", "isanet_zoo_camvid")
+def load(checkout: Path, name: str, **options: Any) -> Any:
+    """Return `torch.hub.load` of a checkout, where the package is not installed.
+
+    Call it in a process of its own, which then has the package of the checkout.
+    """
+    sys.meta_path.insert(0, OnlyInTheCheckout(checkout))
+    for module in [name for name in sys.modules if name.startswith("isanet_zoo")]:
+        del sys.modules[module]
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("isanet_zoo")
+    model = torch.hub.load(str(checkout), name, source="local", **options)  # type: ignore[no-untyped-call]
+    assert sys.modules["isanet_zoo"].__file__ == str(checkout / "isanet_zoo" / "__init__.py")
+    assert str(checkout) not in sys.path
+    return model
 
-    def load(name: str, **options: Any) -> Any:
-        model = torch.hub.load(str(checkout), name, source="local", **options)  # type: ignore[no-untyped-call]
-        assert sys.modules["isanet_zoo"].__file__ == str(checkout / "isanet_zoo" / "__init__.py")
-        assert str(checkout) not in sys.path
-        return model
 
-    return load
+def sizes_of_results(checkout: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the logits and of the labels of a model of three classes."""
+    model = load(checkout, "isanet_resnet50os8_voc", num_classes=3)
+    with torch.no_grad():
+        logits = model.eval()(torch.zeros(1, 3, 64, 64))
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    package: Any = sys.modules["isanet_zoo"]
+    return tuple(logits.shape), package.predict(model, image).labels.shape
+
+
+def built_in_tensors(checkout: Path) -> dict[str, NDArray[Any]]:
+    """Return the parameters and buffers of the built-in model, whose weights are the checkout's."""
+    model = load(checkout, "isanet_efficientnet_lite0os8_camvid", pretrained=True)
+    assert model.weights.path().is_relative_to(checkout)
+    return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
 
 def test_list_returns_the_factories_only(
@@ -76,21 +92,12 @@ def test_list_returns_the_factories_only(
     assert sorted(names) == sorted(n for n in isanet_zoo.__all__ if n.startswith("isanet_"))
 
 
-def test_load_without_the_package_installed(load: Callable[..., Any]) -> None:
-    model = load("isanet_resnet50os8_voc", num_classes=3)
-    with torch.no_grad():
-        assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
-    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
-    package: Any = sys.modules["isanet_zoo"]
-    assert package is not isanet_zoo
-    assert package.predict(model, image).labels.shape == (40, 50)
+def test_load_without_the_package_installed(checkout: Path) -> None:
+    assert call(sizes_of_results, checkout) == ((1, 3, 64, 64), (40, 50))
 
 
-def test_load_pretrained_equals_the_factory(checkout: Path, load: Callable[..., Any]) -> None:
-    model = load("isanet_efficientnet_lite0os8_camvid", pretrained=True)
-    assert model.weights.path().is_relative_to(checkout)
-    loaded = model.state_dict()
-    factory = isanet_zoo.isanet_efficientnet_lite0os8_camvid
-    expected = factory(pretrained=True).state_dict()
+def test_load_pretrained_equals_the_factory(checkout: Path) -> None:
+    loaded = call(built_in_tensors, checkout)
+    expected = isanet_zoo.isanet_efficientnet_lite0os8_camvid(pretrained=True).state_dict()
     assert loaded.keys() == expected.keys()
-    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+    assert all(np.array_equal(loaded[key], expected[key].numpy()) for key in expected)

@@ -49,6 +49,8 @@ class OnnxruntimeEngine:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._session = _open(self.path)
+        self._shape: torch.Size | None = None  # of the last images
+        self._release = _release_memory()
         self.description = _describe(self._session, self.path)
         self.label_set = self.description.label_set
         self.preprocess = self.description.preprocess
@@ -84,7 +86,9 @@ class OnnxruntimeEngine:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _run(self, images: Tensor) -> Tensor:
-        (output,) = self._session.run(None, {"images": images.contiguous().numpy()})
+        options = self._release if images.shape != self._shape else None
+        self._shape = images.shape
+        (output,) = self._session.run(None, {"images": images.contiguous().numpy()}, options)
         return torch.from_numpy(output)
 
     def _to_pixels(self, images: Tensor) -> Tensor:
@@ -123,9 +127,7 @@ def _open(path: Path) -> Any:
         raise EnvironmentProblem(f"onnxruntime cannot be imported ({error}): {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # An arena and memory patterns would keep the memory of every size that was ever computed.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
+    options.enable_mem_pattern = False  # would keep a plan for every shape
     # Threads that wait actively would take processors from torch, which computes before and after.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors, which are raised as well
@@ -139,6 +141,17 @@ def _open(path: Path) -> Any:
         raise InputError(
             f"{printable(path)} is no ONNX file that onnxruntime can run: {printable(error)}"
         ) from error
+
+
+def _release_memory() -> Any:
+    """Return options of a run at whose end the arena releases its memory.
+
+    They are for images of another shape than the last: an arena saves a tenth of the time, and
+    would keep memory of every shape.
+    """
+    options = importlib.import_module("onnxruntime").RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _describe(session: Any, path: Path) -> Description:

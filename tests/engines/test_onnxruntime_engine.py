@@ -8,7 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -84,9 +86,20 @@ def test_engine_uses_as_many_threads_as_torch(exported: Path) -> None:
             torch.set_num_threads(threads)
             options = OnnxruntimeEngine(exported / "graph.onnx")._session.get_session_options()
             assert options.intra_op_num_threads == threads
-            assert not options.enable_cpu_mem_arena
     finally:
         torch.set_num_threads(before)
+
+
+def test_arena_releases_its_memory_when_the_shape_changes(exported: Path) -> None:
+    engine = OnnxruntimeEngine(exported / "graph.onnx")
+    entry = "memory.enable_memory_arena_shrinkage"
+    with mock.patch.object(engine, "_session") as session:
+        session.run.return_value = [np.zeros((1, 5, 8, 8), np.float32)]
+        for width in (64, 64, 72, 72, 64):
+            engine(make_images(1, 64, width))
+    options = [call.args[2] for call in session.run.call_args_list]
+    released = [one is not None and one.get_run_config_entry(entry) == "cpu:0" for one in options]
+    assert released == [True, False, True, False, True]
 
 
 def test_pickled_engine_opens_its_file_again(engine: OnnxruntimeEngine) -> None:
