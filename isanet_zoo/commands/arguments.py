@@ -41,8 +41,8 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=("torch", "onnxruntime"),
-        help="onnxruntime is faster on CPUs; its first run exports the network (default: torch, "
-        "for exported files onnxruntime)",
+        help="onnxruntime is faster on some CPUs; its first run exports the network (default: "
+        "torch, for exported files onnxruntime)",
     )
     parser.add_argument(
         "--dtype",

@@ -62,9 +62,9 @@ class Predictor:
         model: a network; or the name of published weights or a file that this library wrote, which
             are then loaded. Exported files, ``*.onnx``, are run by onnxruntime.
         engine: ``"torch"``, the default for all models but exported files, or ``"onnxruntime"``,
-            which is faster on CPUs (``pip install 'isanet-zoo[onnx]'``). It exports the network
-            when it is first used, which takes minutes, and keeps the graph in the cache; see
-            `export_onnx` about other networks in the process meanwhile.
+            which is faster on some CPUs (``pip install 'isanet-zoo[onnx]'``). It exports the
+            network when it is first used, which takes minutes, and keeps the graph in the cache;
+            see `export_onnx` about other networks in the process meanwhile.
         device: where to compute, such as ``"cuda:1"``, ``1`` or ``"cpu"``. If None, a network is
             computed where it is, a model given by name on the best device: CUDA, MPS or the CPU.
             onnxruntime computes on the CPU.
