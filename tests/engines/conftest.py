@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.exported import make_files
-
 
 @pytest.fixture(scope="session")
 def exported(shared_folder: Path) -> Path:
     """A folder with the files of `make_files`."""
+    from tests.engines.exported import make_files  # needs the extra `onnx`
+
     make_files(shared_folder / "exported")
     return shared_folder / "exported"
