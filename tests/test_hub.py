@@ -50,7 +50,7 @@ class OnlyInTheCheckout(importlib.abc.MetaPathFinder):
 def load(checkout: Path, name: str, **options: Any) -> Any:
     """Return `torch.hub.load` of a checkout, where the package is not installed.
 
-    Call it in a process of its own, which then has the package of the checkout.
+    Call it in a separate process: it replaces the package by that of the checkout.
     """
     sys.meta_path.insert(0, OnlyInTheCheckout(checkout))
     for module in [name for name in sys.modules if name.startswith("isanet_zoo")]:

@@ -146,8 +146,8 @@ def _open(path: Path) -> Any:
 def _release_memory() -> Any:
     """Return options of a run at whose end the arena releases its memory.
 
-    They are for images of another shape than the last: an arena saves a tenth of the time, and
-    would keep memory of every shape.
+    They are for images of another shape than the last: an arena saves time, but would keep memory
+    of every shape.
     """
     options = importlib.import_module("onnxruntime").RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
