@@ -1,6 +1,7 @@
 """The graph of an exported file, and its trace.
 
-Letters in shapes: B batch, C channels, K classes, D key channels, H W image, h w feature map.
+Letters in shapes: B batch, C channels, K classes, D key channels, H W image, h w feature map,
+P places in a window, Q windows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from isanet_zoo.errors import EnvironmentProblem
 from isanet_zoo.imaging.preprocess import prepare
 from isanet_zoo.network import backbones
-from isanet_zoo.network.attention import SelfAttention
+from isanet_zoo.network.attention import InterlacedAttention, SelfAttention
 from isanet_zoo.network.isanet import ISANet
 
 Output: TypeAlias = Literal["logits", "labels", "logits_8"]
@@ -70,14 +71,14 @@ class Graph(nn.Module):
         return torch.stack([logits[:, list(group)].logsumexp(1) for group in self.groups], 1)
 
 
-class _Attention(nn.Module):
+class _Attention(SelfAttention):
     """`SelfAttention` in basic operators, with the same parameters.
 
     The exporter supports the fused operator for four dimensions only.
     """
 
     def __init__(self, original: SelfAttention) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.query, self.key, self.value = original.query, original.key, original.value
         self.project = original.project
 
@@ -91,13 +92,45 @@ class _Attention(nn.Module):
         return out
 
 
+class _InterlacedAttention(InterlacedAttention):
+    """`InterlacedAttention` with the same parameters, for runtimes.
+
+    They transpose two neighbouring axes many times faster than six axes in any order.
+    """
+
+    def __init__(self, original: InterlacedAttention) -> None:
+        nn.Module.__init__(self)
+        self.partition = original.partition
+        self.long_range = _Attention(original.long_range)
+        self.short_range = _Attention(original.short_range)
+
+    def to_places(self, x: Tensor, windows_h: int, windows_w: int) -> Tensor:
+        """Map (B, C, h, w) to (B·P_h·P_w, C, Q_h, Q_w)."""
+        batch, channels = x.shape[:2]
+        window_h, window_w = self.partition
+        x = x.reshape(batch, channels * windows_h, window_h, windows_w * window_w)
+        x = x.transpose(1, 2)  # (B, P_h, C·Q_h, w)
+        x = x.reshape(batch * window_h, channels * windows_h * windows_w, window_w)
+        x = x.transpose(1, 2)  # (B·P_h, P_w, C·Q)
+        return x.reshape(-1, channels, windows_h, windows_w)
+
+    def to_windows(self, x: Tensor, windows_h: int, windows_w: int) -> Tensor:
+        """Map (B·P_h·P_w, C, Q_h, Q_w) to (B·Q_h·Q_w, C, P_h, P_w)."""
+        channels = x.shape[1]
+        places = self.partition[0] * self.partition[1]
+        x = x.reshape(-1, places * channels, windows_h * windows_w)
+        x = x.transpose(1, 2)  # (B, Q, P·C)
+        x = x.reshape(-1, places, channels).transpose(1, 2)  # (B·Q, C, P)
+        return x.reshape(-1, channels, *self.partition)
+
+
 def for_onnx(graph: Graph, dtype: torch.dtype) -> Graph:
     """Return a copy in which every operator has a counterpart in ONNX."""
     graph = copy.deepcopy(graph)
     for parent in list(graph.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, SelfAttention):
-                setattr(parent, name, _Attention(child))
+            if isinstance(child, InterlacedAttention):
+                setattr(parent, name, _InterlacedAttention(child))
     backbones.replace_same_padding(graph.network.backbone)
     graph.network.to(dtype)
     graph.dtype = dtype

@@ -112,16 +112,32 @@ class InterlacedAttention(nn.Module):
         top, left = pad_h // 2, pad_w // 2
         x = F.pad(x, (left, pad_w - left, top, pad_h - top))
 
-        x = x.reshape(batch, channels, windows_h, window_h, windows_w, window_w)
-        x = x.permute(0, 3, 5, 1, 2, 4)  # (B, P_h, P_w, C, Q_h, Q_w): one map per place in a window
-        x = self.long_range(x.reshape(-1, channels, windows_h, windows_w))
-
-        x = x.reshape(batch, window_h, window_w, channels, windows_h, windows_w)
-        x = x.permute(0, 4, 5, 3, 1, 2)  # (B, Q_h, Q_w, C, P_h, P_w): one map per window
-        x = self.short_range(x.reshape(-1, channels, window_h, window_w))
+        x = self.long_range(self.to_places(x, windows_h, windows_w))
+        x = self.short_range(self.to_windows(x, windows_h, windows_w))
 
         x = x.reshape(batch, windows_h, windows_w, channels, window_h, window_w)
         x = x.permute(0, 3, 1, 4, 2, 5)  # (B, C, Q_h, P_h, Q_w, P_w): the map again
         x = x.reshape(batch, channels, windows_h * window_h, windows_w * window_w)
         # A negative pad crops. A slice would tie an exported graph to maps that need padding.
         return F.pad(x, (-left, left - pad_w, -top, top - pad_h))  # (B, C, h, w)
+
+    def to_places(self, x: Tensor, windows_h: int, windows_w: int) -> Tensor:
+        """Map a padded map (B, C, h, w) to one map per place in a window.
+
+        Returns:
+            (B·P_h·P_w, C, Q_h, Q_w).
+        """
+        window_h, window_w = self.partition
+        x = x.reshape(-1, x.shape[1], windows_h, window_h, windows_w, window_w)
+        x = x.permute(0, 3, 5, 1, 2, 4)  # (B, P_h, P_w, C, Q_h, Q_w)
+        return x.reshape(-1, *x.shape[3:])
+
+    def to_windows(self, x: Tensor, windows_h: int, windows_w: int) -> Tensor:
+        """Map the result of `to_places` to one map per window.
+
+        Returns:
+            (B·Q_h·Q_w, C, P_h, P_w).
+        """
+        x = x.reshape(-1, *self.partition, x.shape[1], windows_h, windows_w)
+        x = x.permute(0, 4, 5, 3, 1, 2)  # (B, Q_h, Q_w, C, P_h, P_w)
+        return x.reshape(-1, *x.shape[3:])
