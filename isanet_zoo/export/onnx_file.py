@@ -20,7 +20,7 @@ import torch
 from isanet_zoo.errors import EnvironmentProblem, InputError, printable
 from isanet_zoo.export.check import compare, compare_int8, noise
 from isanet_zoo.export.graph import Graph, Output, for_onnx, trace
-from isanet_zoo.export.int8 import calibration_inputs, quantise
+from isanet_zoo.export.int8 import calibration_inputs, quantise, spread
 from isanet_zoo.export.options import PRODUCER, check_onnx_target, check_options, input_shapes
 from isanet_zoo.files import atomic_write, to_path
 from isanet_zoo.imaging.reading import ImageLike
@@ -31,6 +31,8 @@ from isanet_zoo.version import __version__
 from isanet_zoo.weights.description import Description
 from isanet_zoo.weights.saving import describe
 from isanet_zoo.weights.tensors import DESCRIPTION
+
+COMPARED = 8  # calibration images, of an int8 file
 
 
 def export_onnx(
@@ -77,7 +79,7 @@ def export_onnx(
         check: run the file in onnxruntime at several sizes, odd and even, and compare it with the
             network before it is written: logits within 1e-4 (in half precision within 3 per cent of
             the largest), labels equal unless two classes are nearly tied. The labels of an int8
-            file have to agree on 80 per cent of the pixels of the calibration images.
+            file have to agree on 80 per cent of the pixels of eight of the calibration images.
         force: replace `path` even if it is not a file that this function wrote.
 
     Returns:
@@ -116,7 +118,7 @@ def export_onnx(
             if inputs:
                 _write(quantise(proto, inputs), description, "torch.int8", temporary)
                 if check:
-                    compare_int8(temporary, target, graph, shapes, inputs)
+                    compare_int8(temporary, target, graph, shapes, spread(inputs, COMPARED))
     except OSError as error:
         raise InputError(f"{printable(target)} cannot be written: {error}") from error
     return target

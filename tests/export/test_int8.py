@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from isanet_zoo import ExportError, export_onnx
 from isanet_zoo.export import check, int8, onnx_file
@@ -51,3 +53,53 @@ def test_int8_file_with_too_few_equal_labels_is_not_written(
     with pytest.raises(ExportError, match="in int8 only"):
         export_onnx(small(), tmp_path / "other.onnx", **FIXED, calibrate=images)
     assert list(tmp_path.iterdir()) == []
+
+
+def padded(scale_after: str) -> onnx.ModelProto:
+    """Return a model that quantises maps, and pads them in float32."""
+    constants = {
+        **{"scale": np.float32(0.5), "other_scale": np.float32(0.25)},
+        **{"zero": np.uint8(37), "pads": np.array([0, 0, 1, 2, 0, 0, 0, 1])},
+    }
+    steps = [
+        ("QuantizeLinear", ["images", "scale", "zero"], "before"),
+        ("DequantizeLinear", ["before", "scale", "zero"], "map"),
+        ("Pad", ["map", "pads"], "padded"),
+        ("QuantizeLinear", ["padded", scale_after, "zero"], "after"),
+        ("DequantizeLinear", ["after", scale_after, "zero"], "maps"),
+    ]
+    shape = [1, 3, None, None]
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps],
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.asarray(x), name) for name, x in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_pad_in_int8_pads_the_quantised_map_with_its_zero_point() -> None:
+    model, images = padded("scale"), {"images": np.full((1, 3, 2, 2), 4, np.float32)}
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, images)[0]
+    int8.pad_in_int8(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [x.op_type for x in model.graph.node] == ["QuantizeLinear", "Pad", "DequantizeLinear"]
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, images)[0]
+    assert found.shape == (1, 3, 3, 5)
+    assert np.array_equal(found, expected)
+
+
+def test_pad_in_int8_another_scale_after_the_pad_changes_nothing() -> None:
+    model = padded("other_scale")
+    before = model.SerializeToString()
+    int8.pad_in_int8(model)
+    assert model.SerializeToString() == before
+
+
+def test_int8_file_pads_in_int8(exported: Path) -> None:
+    nodes = onnx.load(exported / "int8.onnx").graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    pads = [makers[node.input[0]] for node in nodes if node.op_type == "Pad"]
+    assert pads
+    assert "DequantizeLinear" not in pads
