@@ -128,8 +128,8 @@ def _open(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.enable_mem_pattern = False  # would keep a plan for every shape
-    # Threads that wait actively would take processors from torch, which computes before and after.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait actively during a run only; torch computes before and after.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors, which are raised as well
     try:
         with open_regular(path) as file:
