@@ -36,7 +36,8 @@ def read(content: bytes) -> dict[str, bytes]:
         st.binary(max_size=50),
         max_size=5,
     ),
-    comment=st.binary(max_size=30),
+    # zipfile takes the last signature of an end record for one, even inside a comment.
+    comment=st.binary(max_size=30).filter(lambda comment: b"PK\5\6" not in comment),
     wide=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
