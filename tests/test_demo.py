@@ -47,8 +47,9 @@ HOSTILE = (
     "{{7}} ${1 + 6} `c`",
     "\x1b[31m",
 )
-HOSTILE_PAGE = f"""
+FAKE_PAGE = f"""
 import sys
+import time
 from types import SimpleNamespace
 sys.path.insert(0, {str(EXAMPLES)!r})
 import numpy as np
@@ -64,6 +65,7 @@ class Predictor:
         label_set = LabelSet.generic({len(HOSTILE)})
         object.__setattr__(label_set, "names", {HOSTILE!r})
         for image in images:
+            time.sleep(0.5)  # the queue fills while visitors arrive
             height, width = read_image(image).size
             labels = np.arange(height * width).reshape(height, width) % {len(HOSTILE)}
             confidence = np.ones((height, width), np.float32)
@@ -144,6 +146,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(mirror: str, folder: Path) -> Iterator[str]:
     """Run the page as it is; yield its address."""
     with serving(folder, str(EXAMPLES / "demo.py"), ISANET_ZOO_MIRROR=mirror) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def fake_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run the page with a fast model, whose classes have hostile names; yield its address."""
+    with serving(tmp_path_factory.mktemp("fake"), "-c", FAKE_PAGE) as address:
         yield address
 
 
@@ -245,9 +254,9 @@ class TestServer:
         message = visitor.segment(visitor.upload(buffer.getvalue()))[-1]
         assert "is too large (7000 x 7000 pixels)" in message["output"]["error"]
 
-    def test_ten_visitors_at_once_are_all_served(self, address: str) -> None:
+    def test_ten_visitors_at_once_are_all_served(self, fake_address: str) -> None:
         def visit(number: int) -> list[dict[str, Any]]:
-            visitor = Visitor(address)
+            visitor = Visitor(fake_address)
             with Image.open(STREET) as street:
                 buffer = io.BytesIO()
                 street.resize((100 + 10 * number, 80)).save(buffer, "JPEG")
@@ -257,9 +266,9 @@ class TestServer:
             for messages in pool.map(visit, range(10)):
                 assert messages[-1]["success"], messages[-1]
 
-    def test_visitor_beyond_the_queue_gets_a_message(self, address: str) -> None:
-        visitors = [Visitor(address) for _ in range(30)]
-        path = visitors[0].upload(STREET.read_bytes())  # slow enough to fill the queue
+    def test_visitor_beyond_the_queue_gets_a_message(self, fake_address: str) -> None:
+        visitors = [Visitor(fake_address) for _ in range(30)]
+        path = visitors[0].upload(STREET.read_bytes())
 
         def visit(visitor: Visitor) -> str:
             try:
@@ -457,8 +466,8 @@ class TestPage:
         rows = page.locator(".legend tr").all_inner_texts()
         assert {row.split("\t")[0] for row in rows} <= {*names}
 
-    def test_class_names_are_shown_as_text(self, browser: Any, tmp_path: Path) -> None:
-        with serving(tmp_path, "-c", HOSTILE_PAGE) as address, opened(browser, address) as page:
+    def test_class_names_are_shown_as_text(self, browser: Any, fake_address: str) -> None:
+        with opened(browser, fake_address) as page:
             _upload(page, STREET)
             page.locator(".legend").wait_for()
             rows = page.locator(".legend tr").all_inner_texts()
