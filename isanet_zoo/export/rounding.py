@@ -52,15 +52,15 @@ def round_weights(proto: Any, inputs: Sequence[Tensor]) -> dict[str, list[dict[s
         stored.CopyFrom(onnx.numpy_helper.from_array(rounded, stored.name))
         overrides[stored.name] = _override(ranges)
 
-        if len(node.input) == 2:
-            node.input.append(f"{stored.name}_bias")
+        if len(node.input) == 2:  # no bias
             zeros = np.zeros(len(weight), np.float32)
+            node.input.append(f"{stored.name}_bias")
             proto.graph.initializer.append(onnx.numpy_helper.from_array(zeros, node.input[2]))
             tensors[node.input[2]] = proto.graph.initializer[-1]
         bias = tensors[node.input[2]]
-        corrected = onnx.numpy_helper.to_array(bias)
-        corrected = corrected - _shift(rounded - weight, means[node.input[0]], groups)
-        bias.CopyFrom(onnx.numpy_helper.from_array(corrected.astype(np.float32), bias.name))
+        shift = _shift(rounded - weight, means[node.input[0]], groups)
+        corrected = (onnx.numpy_helper.to_array(bias) - shift).astype(np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(corrected, bias.name))
     return overrides
 
 
@@ -107,7 +107,7 @@ def _override(ranges: Array) -> list[dict[str, Any]]:
 
 
 def _mean_inputs(proto: Any, inputs: Sequence[Tensor]) -> dict[str, Array]:
-    """Return the mean of each channel of the input of each convolution, (C,), over all images."""
+    """Return the mean of each channel of the inputs of convolutions, (C,), by their names."""
     onnx: Any = importlib.import_module("onnx")
     onnxruntime: Any = importlib.import_module("onnxruntime")
     names = sorted({node.input[0] for node in _convolutions(proto)})
@@ -127,9 +127,8 @@ def _mean_inputs(proto: Any, inputs: Sequence[Tensor]) -> dict[str, Array]:
     )
     wanted = [f"{name}_mean" for name in names]
     found = [session.run(wanted, {"images": images.numpy()}) for images in inputs]
-    return {
-        name: np.mean(means, 0) for name, means in zip(names, zip(*found, strict=True), strict=True)
-    }
+    means = (np.mean(of_images, 0) for of_images in zip(*found, strict=True))
+    return dict(zip(names, means, strict=True))
 
 
 def _convolutions(proto: Any) -> list[Any]:
