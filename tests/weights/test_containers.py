@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from isanet_zoo.errors import CheckpointError
 from isanet_zoo.files import hash_file
@@ -39,6 +39,7 @@ def test_read_safetensors_equals_the_library_and_hashes_the_file(
     state: dict[str, tuple[torch.dtype, list[int]]], metadata: dict[str, str] | None
 ) -> None:
     state.pop("__metadata__", None)
+    assume(state or not metadata)  # safetensors 0.4.3 writes no valid header for metadata alone
     tensors = {key: torch.randint(0, 2, shape).to(dtype) for key, (dtype, shape) in state.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.safetensors")
