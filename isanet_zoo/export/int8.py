@@ -97,10 +97,10 @@ def quantise(proto: Any, inputs: Sequence[Tensor]) -> Any:
 
 
 def pad_in_int8(proto: Any) -> None:
-    """Let a model pad its int8 maps, in place; the quantiser pads them in float32.
+    """Let a model pad its int8 maps with zeros, in place; the quantiser pads them in float32.
 
     A `Pad` between `DequantizeLinear` and `QuantizeLinear` of the same scale is replaced by one of
-    the quantised map, with the zero point as its value.
+    the quantised map, whose value is the zero point.
     """
     nodes = proto.graph.node
     makers = {name: node for node in nodes for name in node.output}

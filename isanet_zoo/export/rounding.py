@@ -9,7 +9,7 @@ to the nearest step. This module avoids two errors of that:
 - Rounding shifts the mean of a channel, as activations after a ReLU are not negative. The bias is
   corrected by that shift (Nagel et al., arXiv 1906.04721, section 4.2).
 
-Letters in shapes: B batch, C input channels, O output channels, G groups, k k kernel.
+Letters in shapes: C input channels, O output channels, G groups, k k kernel.
 """
 
 from __future__ import annotations
